@@ -1,0 +1,1 @@
+"""The wire contract: what crosses between peers, and nothing else."""

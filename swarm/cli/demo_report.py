@@ -1,0 +1,105 @@
+"""What a demo leaves: checkpoint, loss curve, sample text, summary.json."""
+
+import asyncio
+import json
+import os
+from typing import Any
+
+from swarm.cli.children import Event
+from swarm.cli.demo_run import PROMPT, Course, Plan
+from swarm.cli.demo_swarm import DemoFailed
+from swarm.cli.export import export_run
+from swarm.cli.generate import sample
+from swarm.cli.plot import plot_loss
+from swarm.cli.view import View
+from swarm.compute import Compute
+from swarm.data import load_dataset
+from swarm.manifest import Manifest
+from swarm.store import Store
+from verify.identity import Identity
+from verify.record import Decided, Record
+
+SAMPLE_TOKENS = 40
+ROUND_KEYS = ("round", "attempts", "loss", "heldout_loss", "survivors", "snapshot_hash", "seconds")
+
+
+async def report(
+    plan: Plan, run: bytes, manifest: Manifest, course: Course, leftovers: int, view: View
+) -> None:
+    """Write and tell everything. Raises DemoFailed if the loss did not fall or something was left running."""
+    store = Store(plan.state(0), run)
+    try:
+        history, _ = store.history(run)
+        tokens = _tokens_by_peer(store, manifest)
+        last = await _heldout_loss(plan, manifest, store, history.snapshot)
+    finally:
+        store.close()
+    checkpoint = plan.out / "checkpoint"
+    await asyncio.to_thread(export_run, plan.state(0), run, checkpoint)
+    text = await asyncio.to_thread(sample, checkpoint, PROMPT, SAMPLE_TOKENS, 0.8)
+
+    rounds = [course.rounds[number] for number in sorted(course.rounds)]
+    summary = {
+        "run_id": run.hex(),
+        "aggregation": manifest.aggregation.mode,
+        "loss_first": rounds[0]["heldout_loss"],
+        "loss_last": last,
+        "rounds": [{key: entry[key] for key in ROUND_KEYS} for entry in rounds],
+        "peers": _peers(plan, course, tokens),
+        "checkpoint": str(checkpoint),
+        "leftovers": leftovers,
+    }
+    (plan.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    heldout = [*(entry["heldout_loss"] for entry in rounds), last]
+    title = f"{manifest.run.name}: {len(summary['peers'])} peers, {len(rounds)} rounds"
+    plot_loss(
+        plan.out / "loss.png", [e["round"] for e in rounds], [e["loss"] for e in rounds], heldout, title
+    )
+    _tell(plan, summary, text, view)
+    if leftovers:
+        raise DemoFailed(f"{leftovers} processes or sockets were left behind; see {plan.out / 'logs'}")
+
+
+def _tell(plan: Plan, summary: dict[str, Any], text: str, view: View) -> None:
+    view.show({"event": "summary", "sample": text, **summary})
+    first, last = summary["loss_first"], summary["loss_last"]
+    view.say(f"held-out loss   {first:.3f} -> {last:.3f} nats a token")
+    view.say(f"final snapshot  {summary['rounds'][-1]['snapshot_hash']} on all peers")
+    view.say(f"loss curve      {plan.out / 'loss.png'}")
+    view.say(f"summary         {plan.out / 'summary.json'}")
+    view.say(f"checkpoint      {summary['checkpoint']}")
+    view.say(f"it writes       {text!r}")
+
+
+def _peers(plan: Plan, course: Course, tokens: dict[str, int]) -> list[Event]:
+    peers = []
+    for number, snapshot in sorted(course.final.items()):
+        peer = Identity.load(plan.state(number) / "identity.key").peer_id
+        peers.append({"peer_id": peer, "snapshot_hash": snapshot, "tokens": tokens.get(peer, 0)})
+    return peers
+
+
+def _tokens_by_peer(store: Store, manifest: Manifest) -> dict[str, int]:
+    """Tokens whose gradients entered the model, from the agreed weights."""
+    each = manifest.work.sequences_per_slice * (manifest.data.sequence_length - 1)
+    tokens: dict[str, int] = {}
+    for raw in store.decided():
+        decided = Decided.parse(raw)
+        if decided.body and not decided.recovery:
+            record = Record.parse(decided.body)
+            for peer, weight in zip(record.survivors, record.weights, strict=True):
+                tokens[peer] = tokens.get(peer, 0) + weight * each
+    return tokens
+
+
+async def _heldout_loss(plan: Plan, manifest: Manifest, store: Store, snapshot: bytes) -> float:
+    """Of the final snapshot; each record carries that of the snapshot before it."""
+    path = manifest.data.file
+    dataset = await asyncio.to_thread(load_dataset, manifest, path=path, cache=plan.out / "cache")
+    compute = Compute(manifest, dataset, store.snapshots, threads=os.cpu_count() or 1)
+    try:
+        await compute.prepare()
+        await compute.load(snapshot)
+        return await compute.heldout(snapshot)
+    finally:
+        compute.close()

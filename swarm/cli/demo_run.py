@@ -1,0 +1,190 @@
+"""How a demo goes: found the run, let the swarm train, look at what it made."""
+
+import asyncio
+import logging
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from swarm.cli.children import Event
+from swarm.cli.common import CannotWrite
+from swarm.cli.demo_manifest import DEMO, DEMO_ROUNDS, with_key
+from swarm.cli.demo_swarm import DemoFailed, DemoSwarm
+from swarm.cli.view import LEGEND, View
+from swarm.manifest import Manifest, load_manifest
+from verify.identity import Identity
+
+__all__ = ["DEMO_ROUNDS", "Plan", "conduct", "prepare_folder"]
+
+log = logging.getLogger(__name__)
+PROMPT = "Which of the following"
+MARK = ".swarm-demo"
+OURS = ("peers", "bootstrap", "logs", "checkpoint")
+SETTLE_SECONDS = 120.0
+"""For starting the peers and for their last words, besides the rounds."""
+LAST_QUARTER = 0.75
+"""After this share of the rounds nobody is killed any more: who comes back must find the others."""
+JOIN_AFTER = 0.1
+"""Late peers start after this share of the rounds."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the user asked for."""
+
+    peers: int
+    rounds: int | None
+    out: Path
+    manifest: Path | None
+    join_late: int
+    kill_every: float | None
+
+    def state(self, number: int) -> Path:
+        """The state folder of a peer."""
+        return self.out / "peers" / str(number)
+
+
+@dataclass(eq=False)
+class Course:
+    """What the peers said: the first word on each round counts, another hash for it is a failure."""
+
+    view: View
+    rounds: dict[int, Event] = field(default_factory=dict)
+    final: dict[int, str] = field(default_factory=dict)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hear(self, number: int, event: Event) -> None:
+        """One event of peer `number`."""
+        log.info("peer %d: %s", number, event)
+        if self.view.json:
+            self.view.show({"peer": number, **event})
+        match event["event"]:
+            case "round":
+                first = self.rounds.setdefault(event["round"], event)
+                if first["snapshot_hash"] != event["snapshot_hash"]:
+                    raise DemoFailed(
+                        f"round {event['round']}: peer {number} has the snapshot {event['snapshot_hash']}, "
+                        f"another peer {first['snapshot_hash']}: the peers do not agree"
+                    )
+                if first is event and not self.view.json:
+                    self.view.show(event)
+                self.moved.set()
+            case "ended":
+                self.final[number] = event["snapshot"]
+            case "phase" | "void" | "paused" if number == 0 and not self.view.json:
+                self.view.show(event)
+
+    async def reached(self, round_: int) -> None:
+        """Wait until the swarm has done so many rounds."""
+        while max(self.rounds, default=0) < round_:
+            self.moved.clear()
+            await self.moved.wait()
+
+
+def prepare_folder(out: Path) -> None:
+    """An empty folder, or an earlier demo's, which is cleared but for its cache. Raises CannotWrite."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()) and not (out / MARK).exists():
+            raise CannotWrite(f"{out} holds other things: name an empty or a new folder with --out DIR")
+        (out / MARK).touch()
+        for name in OURS:
+            shutil.rmtree(out / name, ignore_errors=True)
+        for name in ("summary.json", "loss.png"):
+            (out / name).unlink(missing_ok=True)
+        for name in ("cache", "logs", "bootstrap", "peers"):
+            (out / name).mkdir(exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(
+            f"{out} cannot be written ({error.strerror}): name another folder with --out DIR"
+        ) from None
+
+
+async def conduct(plan: Plan, view: View) -> None:
+    """All of it. Raises DemoFailed, and what founding a run raises."""
+    view.say("setting up: keys, data, first weights")
+    run, manifest = await asyncio.to_thread(_found, plan)
+    view.begin(manifest.run.rounds)
+    view.say(f"run {run.hex()}")
+    course = Course(view)
+    data = manifest.data.file
+    async with DemoSwarm(plan.out, run, course.hear, data and data.resolve()) as swarm:
+        view.say(f"starting {plan.peers} peers; {LEGEND}")
+        try:
+            await _let_run(plan, manifest, swarm, course)
+        except asyncio.CancelledError:
+            view.say("stopping the peers")
+            raise
+    if len(set(course.final.values())) != 1:
+        raise DemoFailed(f"the peers ended on different snapshots: {course.final}")
+    from swarm.cli.demo_report import report  # imports torch
+
+    await report(plan, run, manifest, course, swarm.leftovers, view)
+
+
+def _found(plan: Plan) -> tuple[bytes, Manifest]:
+    """Make every peer's key, and found the run as peer 0 with the others in its roster from the start."""
+    keys = []
+    for number in range(plan.peers + plan.join_late):
+        state = plan.state(number)
+        keys.append(Identity.load_or_create(state / "identity.key"))
+        (state / "logs").mkdir(exist_ok=True)
+        (state / "cache").symlink_to(plan.out / "cache")
+        (plan.out / "logs" / f"peer-{number}").symlink_to(state / "logs")
+    path = plan.out / "run.toml"
+    path.write_text(_manifest(plan, [key.peer_id for key in keys[1 : plan.peers]]))
+    manifest, _ = load_manifest(path)
+    from swarm.genesis import found  # imports torch
+
+    founded = found(path, keys[0], plan.state(0))
+    founded.store.close()
+    return founded.run, manifest
+
+
+def _manifest(plan: Plan, others: list[str]) -> str:
+    text = DEMO
+    if plan.manifest is not None:
+        load_manifest(plan.manifest)  # refused with the user's own lines
+        text = plan.manifest.read_text()
+    if plan.rounds is not None:
+        text = with_key(text, "run", "rounds", str(plan.rounds))
+    text = with_key(text, "run", "min_peers", str(plan.peers))
+    return with_key(text, "run", "founding_peers", "[" + ", ".join(f'"{peer}"' for peer in others) + "]")
+
+
+async def _let_run(plan: Plan, manifest: Manifest, swarm: DemoSwarm, course: Course) -> None:
+    """Until every peer has ended by itself."""
+    rounds = manifest.run.rounds
+    each = manifest.work.window_seconds + 2 * manifest.membership.round_timeout_seconds
+    limit = SETTLE_SECONDS + rounds * each
+
+    async def late(number: int) -> None:
+        await course.reached(max(1, int(JOIN_AFTER * rounds)))
+        course.view.say(f"peer {number} joins")
+        await swarm.keep(number)
+
+    async def strike(seconds: float) -> None:
+        struck = 0
+        await course.reached(1)
+        while True:
+            await asyncio.sleep(seconds)
+            if max(course.rounds) >= LAST_QUARTER * rounds:
+                return
+            struck = (struck + 1) % plan.peers
+            course.view.say(f"peer {struck} is killed, and starts again")
+            swarm.kill(struck)
+
+    try:
+        async with asyncio.timeout(limit), asyncio.TaskGroup() as tasks:
+            for number in range(plan.peers):
+                tasks.create_task(swarm.keep(number))
+            for number in range(plan.peers, plan.peers + plan.join_late):
+                tasks.create_task(late(number))
+            if plan.kill_every is not None:
+                tasks.create_task(strike(plan.kill_every))
+    except TimeoutError:
+        raise DemoFailed(
+            f"{len(course.rounds)} of {rounds} rounds were done after {limit:.0f} s; see {plan.out / 'logs'}"
+        ) from None
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None

@@ -1,0 +1,160 @@
+"""What the round's state machine asks for: effects, plain values that the rim carries out.
+
+Also the words they share: the slot an attempt has, the phase a peer is in, and the work it did.
+"""
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+
+from proto.canonical import PeerID
+from secagg.session import SendPart, SendSum, Tell
+from swarm.order import Order
+from verify.record import Record
+
+Slot = tuple[int, int]
+"""(round, attempt)."""
+
+
+class Phase(enum.Enum):
+    """Where a peer is in an attempt; `WATCH` is outside the roster, or without the snapshot."""
+
+    WATCH = "watch"
+    TRAIN = "train"
+    MEET = "meet"
+    SESSION = "session"
+    APPLY = "apply"
+    DECIDE = "decide"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What `train` gave: the update (ring integers, [size]), its weight in slices, losses in micronats."""
+
+    update: np.ndarray
+    weight: int
+    tokens: int
+    loss: int
+    heldout: int
+    commitment: bytes
+
+
+@dataclass(frozen=True)
+class Train:
+    """Do slices of the order until the window ends, at least one; answer with `trained`."""
+
+    slot: Slot
+    order: Order
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Meet:
+    """Form a group of at least `minimum` of the roster within `seconds`; answer with `met`."""
+
+    slot: Slot
+    key: bytes
+    roster: tuple[PeerID, ...]
+    minimum: int
+    advert: bytes
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Test the sum and take the outer step, durably; answer with `applied`."""
+
+    slot: Slot
+    total: np.ndarray
+    weight: int
+
+
+@dataclass(frozen=True)
+class Timer:
+    """Call `elapsed(key)` after so many seconds."""
+
+    key: tuple[str, Slot, tuple[str | int, ...]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SaveVote:
+    slot: Slot
+    raw: bytes
+
+
+@dataclass(frozen=True)
+class SaveEntered:
+    """This attempt's update is about to leave the peer: never again in another session."""
+
+    slot: Slot
+
+
+@dataclass(frozen=True)
+class SaveDecided:
+    slot: Slot
+    raw: bytes
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """The record is final: its snapshot is the agreed one now."""
+
+    record: Record
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """Stop training, meeting and sending for the current attempt: it is decided."""
+
+
+@dataclass(frozen=True)
+class CatchUp:
+    """Ask peers for records from `round` on; answer with `learn`."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Download the snapshot; answer with `fetched`."""
+
+    snapshot: bytes
+
+
+@dataclass(frozen=True)
+class Voided:
+    """An attempt came to nothing, and why this peer thinks so (None: it had the record)."""
+
+    slot: Slot
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The run is over: the final model is `snapshot`."""
+
+    snapshot: bytes
+
+
+Effect = (
+    Train
+    | Meet
+    | Tell
+    | SendPart
+    | SendSum
+    | Apply
+    | Timer
+    | SaveVote
+    | SaveEntered
+    | SaveDecided
+    | Adopt
+    | Abandon
+    | CatchUp
+    | Fetch
+    | Voided
+    | Ended
+)

@@ -1,0 +1,112 @@
+"""The start of a run: what the founder signs, and how everybody else reads it.
+
+The promise: a run's name covers its manifest byte for byte, its initial weights, its founder, and in
+shared mode its data, so that two peers of one run cannot mean different things by it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from proto.canonical import PeerID
+from proto.errors import SwarmError
+from swarm.data import Dataset, dataset_hash, load_dataset
+from swarm.manifest import Manifest, load_manifest, parse_manifest
+from swarm.model import build_model, layout_of, read_vector
+from swarm.snapshot import first_snapshot
+from swarm.store import Store
+from verify.identity import Identity
+from verify.record import Genesis, History, run_id
+from verify.statement import sign
+
+
+class GenesisRefused(SwarmError):
+    """A genesis whose terms are not those of the manifest inside it."""
+
+
+class SharedDataDiffer(SwarmError):
+    """The shared data set here is another one than the run's."""
+
+
+@dataclass(frozen=True)
+class Founded:
+    """A new run: its name, its signed genesis, and the store that holds it and the first snapshot."""
+
+    run: bytes
+    genesis: bytes
+    store: Store
+
+
+def found(
+    path: Path,
+    identity: Identity,
+    state_dir: Path,
+    data: Path | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Founded:
+    """Found the run that a manifest describes, with fresh weights or those of its `source`.
+
+    `data`: the user's own file in place of the manifest's source. Call it before any fork: it leaves torch
+    with one thread. Raises ManifestRefused, DataRefused, ModelRefused, StoreFailed, DiskFull.
+    """
+    manifest, raw = load_manifest(path)
+    progress("reading the data")
+    dataset = load_dataset(manifest, path=data or manifest.data.file, cache=state_dir / "cache")
+    shared = dataset_hash(dataset) if manifest.data.mode == "shared" else None
+    progress("making the initial weights")
+    torch.set_num_threads(1)
+    model = build_model(manifest.model)
+    layout = layout_of(model)
+    snapshot = first_snapshot(layout, read_vector(model, layout), manifest.aggregation.initial_scale)
+    created = int(time.time() * 1000)
+    genesis = sign(identity, terms(manifest, raw, identity.peer_id, snapshot.hash, shared, created))
+    run = run_id(genesis)
+    store = Store(state_dir, run)
+    progress("writing the first snapshot")
+    snapshot.write(store.snapshots)
+    store.save_genesis(genesis)
+    return Founded(run, genesis, store)
+
+
+def terms(
+    manifest: Manifest, raw: bytes, founder: PeerID, snapshot: bytes, data: bytes | None, created: int
+) -> Genesis:
+    """The genesis that a founder signs for a manifest. `created`: Unix time in ms."""
+    return Genesis(
+        manifest=raw,
+        snapshot=snapshot,
+        data=data,
+        founder=founder,
+        members=tuple(sorted({founder, *manifest.run.founding_peers})),
+        stewards=tuple(sorted(manifest.run.stewards)) or (founder,),
+        recovery_threshold=manifest.run.recovery_threshold,
+        suspend_after=manifest.membership.suspend_after,
+        largest_cell=manifest.aggregation.largest_cell,
+        invited=manifest.run.admission == "invited",
+        created=created,
+    )
+
+
+def read_genesis(raw: bytes, run: bytes) -> tuple[History, Manifest]:
+    """A run's history at its start, and its manifest. Raises WrongRun, RecordRefused, GenesisRefused."""
+    history = History.begin(raw, run)
+    genesis = history.genesis
+    manifest = parse_manifest(genesis.manifest)
+    same = terms(manifest, genesis.manifest, genesis.founder, genesis.snapshot, genesis.data, genesis.created)
+    if same != genesis or (genesis.data is None) != (manifest.data.mode == "own"):
+        raise GenesisRefused(
+            f"run {run.hex()}: its genesis promises other terms than its manifest; do not join this run"
+        )
+    return history, manifest
+
+
+def check_shared_data(genesis: Genesis, dataset: Dataset) -> None:
+    """Raises SharedDataDiffer if this machine's copy of the shared data is not the run's."""
+    if genesis.data is not None and dataset_hash(dataset) != genesis.data:
+        raise SharedDataDiffer(
+            f"{dataset.name}: its sequences are not those this run was founded with, so orders would mean "
+            "other text here: leave out `--data`, or pass the very file the founder used"
+        )

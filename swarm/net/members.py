@@ -1,0 +1,204 @@
+"""The members port: statements and masked parts between the peers of the roster, over mutual TLS.
+
+Every call is attributed to a PeerID by the exact certificate of its connection (tls.py). Data streams
+straight into the buffer that the `Inbox` names after it has checked the header, so a sender can make us
+hold nothing that was not agreed on. What is too long, too short, too slow or from a stranger is refused,
+counted under its reason in `refused`, and reaches the inbox no further.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
+import grpc
+
+from proto.canonical import MAX_MESSAGE, PeerID
+from proto.edgeswarm_pb2 import Ack, Slab, Statement
+from proto.edgeswarm_pb2_grpc import MembersServicer, MembersStub, add_MembersServicer_to_server
+from proto.errors import MessageRefused
+from swarm.net.rpc import (
+    CALL_SECONDS,
+    SLAB,
+    STOP_SECONDS,
+    Inbox,
+    Refused,
+    Unreachable,
+    failure,
+    open_channel,
+    open_port,
+    server_options,
+)
+from swarm.net.tls import TrustStore, channel_credentials, members_server_credentials
+
+MAX_HEADER = 1 << 20
+SLOWEST_BYTES_PER_SECOND = 64 << 10
+"""A transfer's deadline assumes at least this much."""
+_CALLS_OF_ONE_SENDER = 8
+
+
+_GO_ON = "go-on"
+"""The receiver's word that it accepts the header. Data sent before it would hide why it was refused."""
+
+
+class MembersServer(MembersServicer):
+    """Our members port. `refused` counts what was turned away, by reason."""
+
+    def __init__(self, store: TrustStore, inbox: Inbox, slab_seconds: float = CALL_SECONDS) -> None:
+        self.refused: Counter[str] = Counter()
+        self._store, self._inbox, self._slab_seconds = store, inbox, slab_seconds
+        self._running: Counter[PeerID] = Counter()
+        self._one_transfer: defaultdict[PeerID, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._server = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=256)
+        add_MembersServicer_to_server(self, self._server)
+
+    async def start(self, address: str) -> int:
+        """Listen on "host:port"; returns the port. Raises PortTaken."""
+        return await open_port(self._server, address, members_server_credentials(self._store))
+
+    async def stop(self) -> None:
+        """Close the port and, after a moment for the calls that are running, every connection."""
+        await self._server.stop(STOP_SECONDS)
+
+    async def Tell(self, request: Statement, context: grpc.aio.ServicerContext) -> Ack:
+        sender = await self._admit(context)
+        try:
+            if len(request.raw) > MAX_MESSAGE:
+                await self._refuse(context, "oversize", f"a statement has at most {MAX_MESSAGE} bytes")
+            await self._inbox.on_tell(sender, request.raw)
+        except MessageRefused as error:
+            await self._refuse(context, "refused", str(error))
+        finally:
+            self._running[sender] -= 1
+        return Ack()
+
+    async def Transfer(self, _slabs: AsyncIterator[Slab], context: grpc.aio.ServicerContext) -> Statement:
+        sender = await self._admit(context)
+        try:
+            # A sender whose link broke comes back before we notice: the new stream waits for the old.
+            async with self._one_transfer[sender]:
+                return Statement(raw=await self._receive(sender, context))
+        except MessageRefused as error:
+            await self._refuse(context, "refused", str(error))
+        finally:
+            self._running[sender] -= 1
+
+    async def _receive(self, sender: PeerID, context: grpc.aio.ServicerContext) -> bytes:
+        first = await self._read(context)
+        if first is None or first.data or not 0 < len(first.header) <= MAX_HEADER:
+            await self._refuse(
+                context, "malformed", f"a transfer begins with a header of at most {MAX_HEADER} bytes"
+            )
+        buffer = await self._inbox.expect(sender, first.header)
+        await context.send_initial_metadata(((_GO_ON, "1"),))
+        filled = 0
+        while (slab := await self._read(context)) is not None:
+            if self._store.caller(context) != sender:
+                await self._refuse(context, "stranger", f"{sender} left the roster during the transfer")
+            data = slab.data  # every look at a field makes a copy of it
+            if slab.header or not data:
+                await self._refuse(context, "malformed", "a slab after the first holds data and nothing else")
+            end = filled + len(data)
+            if end > len(buffer):
+                await self._refuse(context, "oversize", f"the transfer has more than its {len(buffer)} bytes")
+            buffer[filled:end] = data
+            filled = end
+        if filled < len(buffer):
+            await self._refuse(
+                context, "truncated", f"the transfer ended after {filled} of {len(buffer)} bytes"
+            )
+        return await self._inbox.on_transfer(sender, first.header, buffer)
+
+    async def _read(self, context: grpc.aio.ServicerContext) -> Slab | None:
+        try:
+            async with asyncio.timeout(self._slab_seconds):
+                slab = await context.read()
+        except TimeoutError:
+            await self._refuse(context, "stalled", f"nothing came for {self._slab_seconds:g} s")
+        return None if slab is grpc.aio.EOF else slab
+
+    async def _admit(self, context: grpc.aio.ServicerContext) -> PeerID:
+        sender = self._store.caller(context)
+        if sender is None:
+            await self._refuse(
+                context,
+                "stranger",
+                "your certificate is not that of a peer on the roster",
+                grpc.StatusCode.UNAUTHENTICATED,
+            )
+        if self._running[sender] >= _CALLS_OF_ONE_SENDER:
+            await self._refuse(
+                context,
+                "busy",
+                f"{_CALLS_OF_ONE_SENDER} of your calls are running",
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+            )
+        self._running[sender] += 1
+        return sender
+
+    async def _refuse(
+        self,
+        context: grpc.aio.ServicerContext,
+        reason: str,
+        text: str,
+        code: grpc.StatusCode = grpc.StatusCode.FAILED_PRECONDITION,
+    ) -> NoReturn:
+        self.refused[reason] += 1
+        await context.abort(code, text)
+        raise AssertionError("abort always raises")
+
+
+class MembersClient:
+    """The `Transport` over gRPC: one connection a peer, made again when that peer's record changes."""
+
+    def __init__(self, store: TrustStore) -> None:
+        self._store = store
+        self._channels: dict[PeerID, tuple[str, bytes, grpc.aio.Channel]] = {}
+
+    async def tell(self, to: PeerID, raw: bytes) -> None:
+        """See Transport."""
+        stub, address = await self._stub(to)
+        try:
+            await stub.Tell(Statement(raw=raw), timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise failure(error.code(), error.details(), f"{to} at {address}") from None
+
+    async def transfer(self, to: PeerID, header: bytes, data: memoryview) -> bytes:
+        """See Transport."""
+        stub, address = await self._stub(to)
+        octets = data.cast("B")
+        call = stub.Transfer(timeout=CALL_SECONDS + len(octets) / SLOWEST_BYTES_PER_SECOND)
+        try:
+            await call.write(Slab(header=header))
+            if _GO_ON in await call.initial_metadata():  # otherwise the call is over
+                for start in range(0, len(octets), SLAB):
+                    await call.write(Slab(data=bytes(octets[start : start + SLAB])))
+                await call.done_writing()
+            reply: Statement = await call
+            return reply.raw
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:  # the latter: write after the end
+            code, details = await call.code(), await call.details()
+            if code is grpc.StatusCode.OK:
+                raise Refused(f"{to} at {address} answered before it had all of the data") from error
+            raise failure(code, details, f"{to} at {address}") from None
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for _, _, channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+    async def _stub(self, to: PeerID) -> tuple[MembersStub, str]:
+        record = self._store.record(to)
+        if record is None:
+            raise Unreachable(f"no record of {to} is known: it has not announced itself in the DHT")
+        kept = self._channels.get(to)
+        if kept and kept[:2] == (record.members, record.certificate):
+            return MembersStub(kept[2]), record.members
+        channel = open_channel(record.members, channel_credentials(record.certificate, self._store.own))
+        self._channels[to] = (record.members, record.certificate, channel)
+        if kept:
+            await kept[2].close()
+        return MembersStub(channel), record.members

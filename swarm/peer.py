@@ -1,0 +1,650 @@
+"""The rim: one peer process. It carries out what the round's state machine asks for.
+
+Sockets, clocks, disk and the computing thread meet here and nowhere else. The state machine and this
+class live on one event loop, so no lock is needed; whatever is saved is on disk before the next effect
+is carried out.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proto.canonical import PeerID
+from proto.errors import MessageRefused, SwarmError
+from secagg.session import NotYet, SendPart, SendSum, Tell
+from swarm.compute import Abandoned, Compute, SumRefused
+from swarm.data import commit, load_dataset
+from swarm.directory import Directory
+from swarm.download import fetch_snapshot
+from swarm.effects import (
+    Abandon,
+    Adopt,
+    Apply,
+    CatchUp,
+    Effect,
+    Ended,
+    Fetch,
+    Meet,
+    Phase,
+    SaveDecided,
+    SaveEntered,
+    SaveVote,
+    Timer,
+    Train,
+    Voided,
+)
+from swarm.genesis import check_shared_data
+from swarm.manifest import Manifest, parse_manifest
+from swarm.net.matchmaking import Matchmaker
+from swarm.net.members import MembersClient, MembersServer
+from swarm.net.public import PublicClient, PublicServer
+from swarm.net.rpc import Refused, Unreachable
+from swarm.order import DataView
+from swarm.outer import self_test
+from swarm.phases import PhaseClock
+from swarm.round import Participant
+from swarm.snapshot import SnapshotFile, path_of
+from swarm.store import Store
+from verify.identity import Identity
+from verify.record import MICRO, Decided, Goodbye, History, Join, Recovery
+from verify.statement import domain_of, open_signed, sign
+
+log = logging.getLogger(__name__)
+
+HOLD_SECONDS = 5.0
+"""How long a transfer that came early is held."""
+WATCH_SECONDS = 1.0
+CATCH_UP_SECONDS = 0.5
+"""Between two askings for records, however many votes of the future a member sends."""
+ASSEMBLE_SECONDS = 60.0
+"""How long the first round waits for the whole roster; after that a quorum is enough."""
+LINGER_SECONDS = 3.0
+"""A peer whose run has ended stays until nobody has asked it anything for so long."""
+MOST_LINGER_SECONDS = 30.0
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose for this peer; the rest is the run's manifest."""
+
+    data: Path | None = None
+    cache: Path = Path("cache")
+    device: str = "cpu"
+    threads: int = 1
+    invitation: bytes | None = None
+
+
+class Peer:
+    """A peer of one run, whose genesis is in the store.
+
+    Made after DHT and matchmaker were started and before any other use of gRPC.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        store: Store,
+        run: bytes,
+        directory: Directory,
+        matchmaker: Matchmaker,
+        settings: Settings,
+        emit: Emit,
+    ) -> None:
+        self.identity, self.store, self.run_id = identity, store, run
+        self.directory, self.matchmaker, self.settings, self.emit = directory, matchmaker, settings, emit
+        self.me = identity.peer_id
+        self.machine: Participant
+        self.manifest: Manifest
+        self.compute: Compute
+        self._members = MembersServer(directory.trust, self)
+        self._public = PublicServer(directory.trust, self)
+        self._client = MembersClient(directory.trust)
+        self._outgoing: dict[PeerID, asyncio.Queue[bytes]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._work_tasks: set[asyncio.Task[Any]] = set()
+        self._stop_work = threading.Event()
+        self._catching_up = self._fetching = False
+        self._moved = asyncio.Condition()
+        self._final: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._phases = PhaseClock(time.monotonic)
+        self._last_asked = time.monotonic()
+        self._round_started = time.monotonic()
+        self._paused = False
+        self._why: str | None = None
+        self._caught_up = 0.0
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def run(self) -> bytes:
+        """Take part until the run ends; the final model's hash. Raises SwarmError when it cannot go on."""
+        self_test()
+        try:
+            history, attempt = self.store.history(self.run_id)
+            self.manifest = parse_manifest(history.genesis.manifest)
+            await self._prepare(history, attempt)
+            await self._open_ports()
+            self._spawn(self._watch())
+            final = await self._final
+            self.emit({"event": "ended", "round": self.machine.history.round, "snapshot": final.hex()})
+            await self._linger()
+            return final
+        finally:
+            await self._close()
+
+    async def say_goodbye(self) -> None:
+        """Leave the roster in the next record."""
+        if not hasattr(self, "machine") or self.me not in self.machine.history.roster or self.machine.ended:
+            return
+        goodbye = sign(self.identity, Goodbye(run=self.run_id, round=self.machine.history.round))
+        others = [peer for peer in self.machine.history.members if peer != self.me]
+        async with asyncio.timeout(3.0):
+            await asyncio.gather(
+                *(self._client.tell(peer, goodbye) for peer in others), return_exceptions=True
+            )
+
+    async def _prepare(self, history: History, attempt: int) -> None:
+        manifest, settings = self.manifest, self.settings
+        founder = history.genesis.founder == self.me
+        path = settings.data or (manifest.data.file if founder else None)
+        self.emit({"event": "phase", "phase": "data"})
+        dataset = await asyncio.to_thread(
+            lambda: load_dataset(manifest, path=path, cache=settings.cache, progress=self._progress("data"))
+        )
+        check_shared_data(history.genesis, dataset)
+        view = DataView(len(dataset.sequences))
+        if manifest.data.mode == "own":
+            salt = self.identity.sign("data-salt", self.run_id)[:32]
+            view = DataView(
+                len(dataset.sequences), (await asyncio.to_thread(commit, dataset.sequences, salt)).root
+            )
+        self.compute = Compute(manifest, dataset, self.store.snapshots, settings.device, settings.threads)
+        await self.compute.prepare()
+        have = history.snapshot if path_of(self.store.snapshots, history.snapshot).exists() else b""
+        if have:
+            await self.compute.load(have)
+        self.machine = Participant(
+            self.identity,
+            manifest,
+            history,
+            view,
+            have,
+            lambda: os.urandom(32),
+            attempt,
+            self.store.votes((history.round + 1, attempt)),
+            self.store.entered(),
+        )
+
+    async def _open_ports(self) -> None:
+        public = await self._public.start(self.directory.public_listen)
+        members = await self._members.start(self.directory.members_listen)
+        await self.directory.announce(public, members)
+        self.emit({"event": "listening", "public": public, "members": members, "peer_id": self.me})
+
+    async def _linger(self) -> None:
+        """Others may still need the last record and snapshot."""
+        started = self._last_asked = time.monotonic()
+        while time.monotonic() < started + MOST_LINGER_SECONDS:
+            if time.monotonic() - self._last_asked > LINGER_SECONDS:
+                return
+            await asyncio.sleep(0.2)
+
+    async def _close(self) -> None:
+        self._stop_work.set()
+        for task in [*self._tasks, *self._work_tasks]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._work_tasks, return_exceptions=True)
+        await self._client.close()
+        await self._public.stop()
+        await self._members.stop()
+        if hasattr(self, "compute"):
+            await asyncio.to_thread(self.compute.close)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], of_attempt: bool = False) -> None:
+        """Run in the background; an error that nobody named ends the peer, loudly."""
+        task = asyncio.get_running_loop().create_task(work)
+        kept = self._work_tasks if of_attempt else self._tasks
+        kept.add(task)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            kept.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                self._fail(error)
+
+        task.add_done_callback(done)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._final.done():
+            self._final.set_exception(error)
+
+    # -- effects ----------------------------------------------------------------------------------------
+
+    def _do(self, effects: Iterable[Effect]) -> None:
+        """Carry out effects in order. What cannot be saved ends the peer before anything is said of it."""
+        try:
+            for effect in effects:
+                self._carry_out(effect)
+        except SwarmError as error:
+            self._fail(error)
+        self._mark_phase()
+        self._spawn(self._wake())
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Train():
+                self._begin_attempt()
+                self._spawn(self._train(effect), of_attempt=True)
+            case Meet():
+                self._spawn(self._meet(effect), of_attempt=True)
+            case Tell(to, raw):
+                self._tell(to, raw)
+            case SendPart():
+                self._spawn(self._send_part(effect), of_attempt=True)
+            case SendSum():
+                self._spawn(self._send_sum(effect))
+            case Apply():
+                self._spawn(self._apply(effect))
+            case Timer(key, seconds):
+                asyncio.get_running_loop().call_later(seconds, self._elapsed, key)
+            case SaveVote(slot, raw):
+                self.store.save_vote(slot, raw)
+            case SaveEntered(slot):
+                self.store.save_entered(slot)
+            case SaveDecided(slot, raw):
+                self.store.save_decided(slot, raw)
+            case Adopt():
+                self._adopt(effect)
+            case Abandon():
+                self._abandon()
+            case CatchUp():
+                self._spawn(self._catch_up())
+            case Fetch():
+                self._spawn(self._fetch())
+            case Voided(slot, reason):
+                self._why = reason or self._why
+                log.info("attempt %s is void: %s", slot, reason)
+                self.emit({"event": "void", "round": slot[0], "attempt": slot[1], "reason": reason})
+            case Ended(snapshot):
+                if not self._final.done():
+                    self._final.set_result(snapshot)
+
+    async def _wake(self) -> None:
+        async with self._moved:
+            self._moved.notify_all()
+
+    def _mark_phase(self) -> None:
+        machine = self.machine
+        session = machine.session
+        inside = machine.phase is Phase.SESSION and session is not None
+        name = session.step.value if inside and session is not None else machine.phase.value
+        if self._phases.enter(name):
+            self.emit({"event": "phase", "phase": name, "round": machine.slot[0], "attempt": machine.slot[1]})
+
+    def _begin_attempt(self) -> None:
+        self._stop_work = threading.Event()
+        if self.machine.attempt == 0:
+            self._round_started = time.monotonic()
+            self._phases.reset()
+
+    def _abandon(self) -> None:
+        self._stop_work.set()
+        for task in self._work_tasks:
+            task.cancel()
+
+    async def _train(self, effect: Train) -> None:
+        try:
+            work = await self.compute.train(effect.order, effect.seconds, self._stop_work)
+        except Abandoned:
+            return
+        self._do(self.machine.trained(effect.slot, work))
+
+    async def _meet(self, effect: Meet) -> None:
+        deadline = time.time() + effect.seconds
+        group = await self.matchmaker.meet(effect.key, effect.roster, effect.minimum, effect.advert, deadline)
+        self._do(self.machine.met(effect.slot, group))
+
+    def _tell(self, to: PeerID, raw: bytes) -> None:
+        queue = self._outgoing.get(to)
+        if queue is None:
+            queue = self._outgoing[to] = asyncio.Queue(256)
+            self._spawn(self._post(to, queue))
+        if queue.full():
+            queue.get_nowait()  # the oldest matters least: votes are said again
+        queue.put_nowait(raw)
+
+    async def _post(self, to: PeerID, queue: asyncio.Queue[bytes]) -> None:
+        while True:
+            raw = await queue.get()
+            try:
+                await self._client.tell(to, raw)
+            except (Unreachable, Refused) as error:
+                log.debug("telling %s: %s", to, error)
+
+    async def _send_part(self, effect: SendPart) -> None:
+        try:
+            receipt = await self._client.transfer(effect.to, effect.header, effect.data.data)
+        except (Unreachable, Refused) as error:
+            log.info("part %d did not reach %s: %s", effect.part, effect.to, error)
+            self._do(self.machine.part_failed(effect))
+        else:
+            self._do(self.machine.part_acknowledged(effect, receipt))
+
+    async def _send_sum(self, effect: SendSum) -> None:
+        try:
+            await self._client.transfer(effect.to, effect.header, effect.data.data)
+        except (Unreachable, Refused) as error:
+            log.info("sum of part %d did not reach %s: %s", effect.part, effect.to, error)
+
+    async def _apply(self, effect: Apply) -> None:
+        base = self.machine.history.snapshot
+        try:
+            snapshot = await self.compute.apply(base, effect.total, effect.weight)
+        except SumRefused as refusal:
+            log.warning("%s", refusal)
+            self._do(self.machine.applied(effect.slot, None, str(refusal)))
+        else:
+            self._do(self.machine.applied(effect.slot, snapshot))
+
+    def _elapsed(self, key: tuple[str, tuple[int, int], tuple[str | int, ...]]) -> None:
+        if not self._final.done():
+            self._do(self.machine.elapsed(key))
+
+    def _adopt(self, effect: Adopt) -> None:
+        record = effect.record
+        self._paused, self._why = False, None
+        if self.machine.snapshot == record.snapshot:
+            self.compute.adopt(record.snapshot)
+        self.store.prune_snapshots(self.manifest.membership.snapshots_kept, record.snapshot)
+        self.directory.follow(self.machine.history.members)
+        entry = {
+            "round": record.round,
+            "attempts": effect.attempts,
+            "loss": record.loss / MICRO,
+            "heldout_loss": record.heldout / MICRO,
+            "survivors": len(record.survivors),
+            "weight": sum(record.weights),
+            "tokens": record.tokens,
+            "snapshot_hash": record.snapshot.hex(),
+            "seconds": self._phases.seconds(),
+            "wall_seconds": time.monotonic() - self._round_started,
+            "peers": len(self.machine.history.roster),
+        }
+        self.store.log_round(entry)
+        self.emit({"event": "round", **entry})
+
+    # -- catching up ------------------------------------------------------------------------------------
+
+    async def _catch_up(self) -> None:
+        """Records from whoever has them; what a peer serves is believed for its signatures."""
+        if self._catching_up:
+            return
+        self._catching_up = True
+        try:
+            await asyncio.sleep(self._caught_up + CATCH_UP_SECONDS - time.monotonic())
+            self._caught_up = time.monotonic()
+            peers = [record for peer, record in self.directory.known().items() if peer != self.me]
+            random.shuffle(peers)
+            for record in peers[:4]:
+                try:
+                    async with PublicClient(record) as client:
+                        while served := await client.records(self.machine.history.round + 1):
+                            before = self.machine.slot
+                            self._do(self.machine.learn(served))
+                            if self.machine.slot == before:
+                                break
+                except (Unreachable, Refused, MessageRefused) as error:
+                    log.info("catching up: %s", error)
+        finally:
+            self._catching_up = False
+
+    async def _fetch(self) -> None:
+        """Get the snapshot of the last record, whatever it is by the time a download is through."""
+        if self._fetching:
+            return
+        self._fetching = True
+        try:
+            while self.machine.snapshot != self.machine.history.snapshot and not self.machine.ended:
+                name = self.machine.history.snapshot
+                if not path_of(self.store.snapshots, name).exists():
+                    others = [record for peer, record in self.directory.known().items() if peer != self.me]
+                    layout = self.compute.layout
+                    progress = self._progress("snapshot")
+                    self.store.sweep_downloads(under_way=name)
+                    if not await fetch_snapshot(self.store.snapshots, name, layout, others, progress):
+                        await asyncio.sleep(WATCH_SECONDS)
+                        continue
+                await self.compute.load(name)
+                self._do(self.machine.fetched(name))
+                if self.me not in self.machine.history.roster:  # at once: it is soon old
+                    await self._ask_to_join()
+        finally:
+            self._fetching = False
+
+    async def _watch(self) -> None:
+        """Keep the directory fresh; outside the roster, follow the run and ask to be let in."""
+        await self._assemble()
+        await self._catch_up()
+        if self.machine.phase is Phase.WATCH:
+            self._do(self.machine.begin())
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            await self.directory.refresh()
+            self.directory.follow(self.machine.history.members)
+            if self.machine.phase is Phase.WATCH and not self.machine.ended:
+                await self._watch_once()
+            self._notice_pause()
+
+    async def _assemble(self) -> None:
+        """Before the first round, wait for the roster to announce itself: who begins alone meets nobody."""
+        end = time.monotonic() + ASSEMBLE_SECONDS
+        while True:
+            await self.directory.refresh()
+            history, known = self.machine.history, self.directory.known()
+            self.directory.follow(history.members)
+            here = [peer for peer in history.members if peer in known]
+            late = time.monotonic() > end and len(here) >= history.quorum
+            if history.round > 0 or self.me not in here or len(here) == len(history.members) or late:
+                return
+            self.emit({"event": "assembling", "here": len(here), "roster": len(history.members)})
+            await asyncio.sleep(WATCH_SECONDS)
+            await self._catch_up()
+
+    async def _watch_once(self) -> None:
+        await self._catch_up()
+        machine = self.machine
+        if machine.phase is not Phase.WATCH or machine.ended:
+            return
+        if machine.snapshot != machine.history.snapshot:
+            self._spawn(self._fetch())
+        elif self.me not in machine.history.roster:
+            await self._ask_to_join()
+        elif len(machine.history.roster) < self.manifest.run.min_peers:
+            self._enrol()
+
+    def _recover(self, raw: bytes) -> None:
+        """The stewards' recovery record, which counts only where a run stands still."""
+        decided = open_signed(raw, Decided).message
+        if not decided.recovery or not self._paused:
+            raise MessageRefused("recovery: only that of the stewards, and only while the run is paused")
+        self._do(self.machine.learn([decided.encode()]))
+
+    async def _ask_to_join(self) -> None:
+        machine = self.machine
+        join = Join(
+            run=self.run_id,
+            round=machine.history.round,
+            data_root=machine.data.root,
+            data_count=machine.data.count if machine.data.root is not None else 0,
+            invitation=self.settings.invitation,
+        )
+        statement = sign(self.identity, join)
+        self.emit({"event": "joining", "round": machine.history.round})
+        for peer, record in self.directory.known().items():
+            if peer in machine.history.roster:
+                try:
+                    async with PublicClient(record) as client:
+                        await client.join(statement)
+                except (Unreachable, Refused) as error:
+                    log.info("asking to join: %s", error)
+
+    def _enrol(self) -> None:
+        """Before the first round: a steward alone may put those who asked into the roster."""
+        history = self.machine.history
+        asked = self.machine.waiting()
+        members = sorted({*history.roster, *asked})[: history.genesis.largest_cell]
+        enough = len(members) >= self.manifest.run.min_peers
+        if history.moved or not enough or history.genesis.stewards != (self.me,):
+            return
+        recovery = Recovery(
+            run=self.run_id, round=history.round + 1, previous=history.head, members=tuple(members)
+        )
+        decided = Decided(
+            round=recovery.round,
+            attempt=0,
+            recovery=True,
+            body=recovery.encode(),
+            votes=(sign(self.identity, recovery),),
+        )
+        self._do(self.machine.learn([decided.encode()]))
+
+    def _notice_pause(self) -> None:
+        stuck = time.monotonic() - self._round_started
+        limit = self.manifest.work.window_seconds + 3 * self.manifest.membership.round_timeout_seconds
+        if self.machine.phase in (Phase.WATCH, Phase.ENDED) or self._paused or stuck < limit:
+            return
+        self._paused = True
+        roster, quorum = len(self.machine.history.roster), self.machine.history.quorum
+        why = f"{self.machine.attempt} attempts came to nothing" + (f" ({self._why})" if self._why else "")
+        self.emit(
+            {
+                "event": "paused",
+                "round": self.machine.slot[0],
+                "reason": f"no record for {stuck:.0f} s, {why}: {quorum} of {roster} roster peers must take "
+                "part; the run goes on when they return, or by a recovery of the stewards (swarm-steward)",
+            }
+        )
+
+    def _progress(self, what: str) -> Callable[[int, int], None]:
+        last = [0.0]
+
+        def report(done: int, total: int) -> None:
+            now = time.monotonic()
+            if now - last[0] > 0.2 or done == total:
+                last[0] = now
+                self.emit({"event": "progress", "what": what, "done": done, "total": total})
+
+        return report
+
+    # -- Inbox: what members send -----------------------------------------------------------------------
+
+    async def on_tell(self, sender: PeerID, raw: bytes) -> None:
+        """See Inbox."""
+        self._do(self.machine.receive(sender, raw))
+
+    async def expect(self, sender: PeerID, header: bytes) -> memoryview:
+        """See Inbox. A transfer that comes before this peer has met is held for a while."""
+        end = time.monotonic() + HOLD_SECONDS
+        while True:
+            try:
+                elements = self.machine.expect(sender, header)
+                return np.empty(elements, self.manifest.ring.dtype).data.cast("B")
+            except NotYet:
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise
+                async with self._moved:
+                    try:
+                        await asyncio.wait_for(self._moved.wait(), left)
+                    except TimeoutError:
+                        continue
+
+    async def on_transfer(self, sender: PeerID, header: bytes, data: memoryview) -> bytes:
+        """See Inbox."""
+        reply, effects = self.machine.transferred(
+            sender, header, np.frombuffer(data, self.manifest.ring.dtype)
+        )
+        self._do(effects)
+        return reply
+
+    # -- Library: what anyone may read --------------------------------------------------------------------
+
+    async def genesis(self) -> tuple[bytes, bytes]:
+        """See Library."""
+        self._last_asked = time.monotonic()
+        genesis = self.store.genesis()
+        assert genesis is not None
+        return genesis, self.machine.history.genesis.manifest
+
+    async def records(self, start: int, limit: int) -> list[bytes]:
+        """See Library."""
+        self._last_asked = time.monotonic()
+        return self.store.decided(min(start, 1 << 62), limit)
+
+    async def snapshot_index(self, digest: bytes) -> bytes:
+        """See Library."""
+        return await asyncio.to_thread(lambda: self._stored(digest, lambda file: file.raw_index))
+
+    async def snapshot_piece(self, digest: bytes, index: int) -> bytes:
+        """See Library."""
+        return await asyncio.to_thread(lambda: self._stored(digest, lambda file: file.read_piece(index)))
+
+    def _stored(self, digest: bytes, read: Callable[[SnapshotFile], bytes]) -> bytes:
+        self._last_asked = time.monotonic()
+        path = path_of(self.store.snapshots, digest)
+        if not path.exists():
+            raise MessageRefused(f"snapshot: {digest.hex()} is not kept here; ask another peer")
+        with SnapshotFile(path, digest) as file:
+            try:
+                return read(file)
+            except IndexError as error:
+                raise MessageRefused(f"snapshot: there is no {error}") from None
+
+    async def status(self) -> bytes:
+        """See Library."""
+        history, known = self.machine.history, self.directory.known()
+        last = history.last
+        view = {
+            "run_id": self.run_id.hex(),
+            "name": self.manifest.run.name,
+            "peer_id": self.me,
+            "round": history.round,
+            "rounds": self.manifest.run.rounds,
+            "attempt": self.machine.attempt,
+            "phase": self._phases.current,
+            "ended": self.machine.ended,
+            "paused": self._paused,
+            "loss": None if last is None else last.loss / MICRO,
+            "heldout_loss": None if last is None else last.heldout / MICRO,
+            "tokens": 0 if last is None else last.tokens,
+            "round_seconds": self._phases.last_round,
+            "snapshot": history.snapshot.hex(),
+            "roster": [
+                {"peer_id": peer, "missed": standing.missed, "announced": peer in known}
+                for peer, standing in sorted(history.roster.items())
+            ],
+            "refused": self.machine.refused,
+        }
+        return json.dumps(view).encode()
+
+    async def join(self, raw: bytes) -> bytes:
+        """See Library."""
+        if domain_of(raw) == Decided.DOMAIN:
+            self._recover(raw)
+        else:
+            log.info("%s asks to join or leave", self.machine.carry(raw))
+        for member in self.machine.history.members:
+            if member != self.me:
+                self._tell(member, raw)
+        return b""

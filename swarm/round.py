@@ -1,0 +1,583 @@
+"""The round as a pure state machine: one peer's side of a run, attempt after attempt.
+
+`Participant` takes what happened (work done, a meeting, statements, timers) and returns what to do
+(effects); it has no sockets, clocks, threads or torch, so that every crash and attack is a unit test.
+Its promises: it moves to the next snapshot only on a record that a quorum signed; it trains attempt
+a+1 only once VOID of attempt a is final; it puts one update into one session only; and everything it
+signs that must not be contradicted is handed out as `Save...` before it is told to anyone.
+
+    TRAIN -> MEET -> SESSION -> APPLY -> DECIDE -> the next attempt or round
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from proto.canonical import Message, PeerID, tagged_hash
+from proto.errors import MessageRefused
+from secagg import session as aggregation
+from secagg.messages import (
+    MAX_STATEMENT,
+    Advert,
+    Delivered,
+    FinalSet,
+    Part,
+    PartSum,
+    SessionMessage,
+    SetVote,
+    SurvivorSet,
+    seed_commitment,
+)
+from secagg.ring import CHUNK
+from secagg.session import NotYet, SendPart, Session, Tell, Terms
+from swarm.effects import (
+    Abandon,
+    Adopt,
+    Apply,
+    CatchUp,
+    Effect,
+    Ended,
+    Fetch,
+    Meet,
+    Phase,
+    SaveDecided,
+    SaveEntered,
+    SaveVote,
+    Slot,
+    Timer,
+    Train,
+    Voided,
+    Work,
+)
+from swarm.manifest import Manifest
+from swarm.order import DataView, draw_order
+from verify import agreement as voting
+from verify.agreement import Agreement
+from verify.identity import Identity
+from verify.lottery import attempt_seed, in_turn
+from verify.record import (
+    MICRO,
+    Decided,
+    Goodbye,
+    History,
+    Join,
+    Record,
+    Vote,
+    colluders,
+    median,
+    union_of_statements,
+    void_value,
+)
+from verify.statement import domain_of, open_signed, sign
+
+M = TypeVar("M", bound=Message)
+
+HELD = 256
+"""Statements that came early and are held, at most."""
+HELD_BYTES = 64 << 20
+CARRIED_BYTES = 24_576
+"""Bytes of joins and goodbyes that a set vote carries, at most."""
+MOST_LOSS = 1_000 * MICRO
+
+
+SESSION_KINDS: dict[str, type[SessionMessage]] = {
+    kind.DOMAIN: kind for kind in (Delivered, SurvivorSet, SetVote, FinalSet)
+}
+
+
+@dataclass
+class Participant:
+    """One peer's side of a run.
+
+    `snapshot`: the hash of the snapshot this peer has. `attempt`, `said`, `entered`: what was saved
+    before a restart. `entropy`: 32 fresh random bytes a call. `clock_ms`: only numbers adverts.
+    """
+
+    identity: Identity
+    manifest: Manifest
+    history: History
+    data: DataView
+    snapshot: bytes
+    entropy: Callable[[], bytes]
+    attempt: int = 0
+    said: tuple[bytes, ...] = ()
+    entered: Slot | None = None
+    chunk: int = CHUNK
+    phase: Phase = Phase.WATCH
+    refused: dict[str, int] = field(default_factory=dict)
+    evidence: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.me = self.identity.peer_id
+        self.session: Session | None = None
+        self.agreement: Agreement | None = None
+        self._work: Work | None = None
+        self._advert = b""
+        self._applied: bytes | None = None  # the snapshot that this attempt's sum led to
+        self._seed = b""
+        self._sequence = 0
+        self._record: Record | None = None
+        self._why: str | None = None
+        self._statements: dict[PeerID, bytes] = {}
+        self._held: list[tuple[PeerID, bytes]] = []
+        self._outcomes: dict[Slot, bytes] = {}
+        timeout = self.manifest.membership.round_timeout_seconds
+        self.meet_seconds, self.patience = timeout / 4, timeout / 15
+
+    # -- what the rim asks and feeds ----------------------------------------------------------------
+
+    @property
+    def slot(self) -> Slot:
+        """The (round, attempt) this peer is in."""
+        return self.history.round + 1, self.attempt
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last record ends the run: rounds done, or the held-out loss reached."""
+        run, last = self.manifest.run, self.history.last
+        reached = last is not None and 0 < last.heldout <= run.heldout_loss * 1_000_000
+        return self.history.moved >= run.rounds or reached
+
+    def begin(self) -> list[Effect]:
+        """Take the place the saved state gives: at the start, and after everything `learn` brought."""
+        if self.ended:
+            self.phase = Phase.ENDED
+            return [Ended(self.history.snapshot)]
+        self.phase = Phase.WATCH
+        self.session = self._work = self._why = self._applied = None
+        waiting = self.history.moved == 0 and len(self.history.roster) < self.manifest.run.min_peers
+        if self.me not in self.history.roster or waiting:
+            self.agreement = self._record = None
+            return []
+        attempt = self.attempt
+        if self.agreement is None or (self.agreement.round, self.agreement.attempt) != self.slot:
+            self._begin_voting()
+        effects: list[Effect] = []
+        if self.snapshot != self.history.snapshot:
+            effects.append(Fetch(self.history.snapshot))
+        elif self._record is not None:
+            self.phase = Phase.DECIDE
+            effects += self._from_agreement(self._voting.start(self._record.digest()))
+        elif self.entered == self.slot:
+            effects += self._vote_void("restarted after its update had left")
+        else:
+            self.phase = Phase.TRAIN
+            work = self.manifest.work
+            order = draw_order(
+                self.history, attempt, self.me, self.data, work.slices, work.sequences_per_slice
+            )
+            effects.append(Train(self.slot, order, work.window_seconds))
+        return [*effects, *self._retry_held()]
+
+    def _begin_voting(self) -> None:
+        """A new agreement for this slot, with the record and votes that were saved before a restart."""
+        records = [raw for raw in self.said if domain_of(raw) == Record.DOMAIN]
+        self._record = open_signed(records[-1], Record).message if records else None
+        self.agreement = Agreement(
+            self.me,
+            in_turn(attempt_seed(self.history.beacon, *self.slot, "turn"), self.history.members),
+            self.history.run,
+            *self.slot,
+            self.patience,
+            lambda vote: sign(self.identity, vote),
+            [raw for raw in self.said if domain_of(raw) == Vote.DOMAIN],
+            self.evidence,
+        )
+        self.said = ()
+
+    def trained(self, slot: Slot, work: Work) -> list[Effect]:
+        """The window is over."""
+        if slot != self.slot or self.phase is not Phase.TRAIN:
+            return []
+        self.phase, self._work = Phase.MEET, work
+        self._seed, self._sequence = self.entropy(), self._sequence + 1
+        advert = Advert(
+            run=self.history.run,
+            round=slot[0],
+            attempt=slot[1],
+            shard=0,
+            snapshot=self.history.snapshot,
+            sequence=self._sequence,
+            weight=work.weight,
+            tokens=work.tokens,
+            commitment=work.commitment,
+            seed_commitment=seed_commitment(self._seed),
+            loss=work.loss,
+            heldout=work.heldout,
+            data_root=self.data.root,
+            data_count=self.data.count,
+        )
+        key = attempt_seed(self.history.head, *slot, "meet")
+        roster, minimum = self.history.members, self.history.quorum
+        self._advert = sign(self.identity, advert)
+        return [Meet(slot, key, roster, minimum, self._advert, self.meet_seconds)]
+
+    def met(self, slot: Slot, gathered: Mapping[PeerID, bytes] | None) -> list[Effect]:
+        """The group that was formed, with everyone's advert; None if there was none in time."""
+        if slot != self.slot or self.phase is not Phase.MEET or self._work is None:
+            return []
+        adverts: dict[PeerID, tuple[bytes, Advert]] = {}
+        for peer, raw in (gathered or {}).items():
+            try:
+                adverts[peer] = (raw, self._check_advert(peer, raw))
+            except MessageRefused as refusal:
+                self._count(refusal)
+        if gathered is not None and gathered.get(self.me) != self._advert:
+            return self._vote_void("its own advert was left out or replaced where the group formed")
+        if len(adverts) < self.history.quorum:
+            return self._vote_void(f"met {len(adverts)} of {len(self.history.roster)} peers")
+        self.phase = Phase.SESSION
+        members = sorted(adverts)
+        timeout = self.manifest.membership.round_timeout_seconds
+        terms = Terms(
+            minimum=max(self.history.quorum, min(len(members), colluders(len(self.history.roster)) + 2)),
+            proposer=in_turn(attempt_seed(self.history.beacon, *slot, "survivor-set"), members)[0],
+            mask_seconds=timeout / 3,
+            agree_seconds=timeout / 12,
+            chunk=self.chunk,
+            owners=self._owners(members),
+        )
+        self.session = Session(
+            self.me,
+            adverts,
+            self._work.update,
+            self._seed,
+            self._admissible(),
+            terms,
+            lambda message: sign(self.identity, message),
+            _open,
+            self.evidence,
+        )
+        effects: list[Effect] = [SaveEntered(slot), *self._from_session(self.session.start())]
+        return [*effects, *self._retry_held()]
+
+    def _owners(self, members: list[PeerID]) -> tuple[PeerID, ...]:
+        """All members own a part; after void attempts ever fewer, drawn anew, do.
+
+        A member that takes parts and never publishes their sum voids one attempt after another as long as it
+        owns a part; with few owners the draw soon leaves it out.
+        """
+        turns = in_turn(attempt_seed(self.history.beacon, *self.slot, "owners"), members)
+        return tuple(sorted(turns[: max(1, len(members) >> self.attempt)]))
+
+    def expect(self, sender: PeerID, header: bytes) -> int:
+        """Elements that must follow a transfer's header. Raises MessageRefused; NotYet: ask again soon."""
+        kind = _transfer_kind(header)
+        named = open_signed(header, kind).message.session
+        if self.session is None or named != self.session.id:
+            if self.phase is Phase.MEET and sender in self.history.roster:
+                raise NotYet(f"{kind.DOMAIN}: its session has not begun here")
+            raise MessageRefused(f"{kind.DOMAIN}: for another session")
+        return self.session.expect(sender, header, kind)
+
+    def transferred(self, sender: PeerID, header: bytes, data: np.ndarray) -> tuple[bytes, list[Effect]]:
+        """A transfer is here in full: the reply to its sender (a receipt, for a part), and what follows."""
+        if self.session is None:
+            raise MessageRefused("transfer: for another session")
+        if _transfer_kind(header) is Part:
+            return self.session.part_arrived(sender, header, data), []
+        return b"", self._from_session(self.session.sum_arrived(sender, header, data))
+
+    def part_acknowledged(self, sent: SendPart, receipt: bytes) -> list[Effect]:
+        """The owner's reply to `sent`."""
+        if self.session is None or self.session.id != sent.session:
+            return []
+        return self._from_session(self.session.part_acknowledged(sent.part, sent.to, receipt))
+
+    def part_failed(self, sent: SendPart) -> list[Effect]:
+        """`sent` did not reach its owner."""
+        if self.session is None or self.session.id != sent.session:
+            return []
+        return self._from_session(self.session.part_failed(sent.part, sent.to))
+
+    def applied(self, slot: Slot, snapshot: bytes | None, why: str | None = None) -> list[Effect]:
+        """The next snapshot's hash, durably stored; None if the sum failed the sanity tests."""
+        if slot != self.slot or self.phase is not Phase.APPLY:
+            return []
+        if snapshot is None:
+            return self._vote_void(why or "the sum failed the sanity tests")
+        assert self._record is not None
+        self.phase, self._applied = Phase.DECIDE, snapshot
+        self._record = self._record.model_copy(update={"snapshot": snapshot})
+        saved = SaveVote(slot, sign(self.identity, self._record))  # a decided record outlives all who knew it
+        return [saved, *self._from_agreement(self._voting.start(self._record.digest()))]
+
+    def receive(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        """A statement a roster member told this peer. Raises MessageRefused."""
+        try:
+            return self._receive(sender, raw)
+        except MessageRefused as refusal:
+            self._count(refusal)
+            raise
+
+    def elapsed(self, key: tuple[str, Slot, tuple[str | int, ...]]) -> list[Effect]:
+        """A `Timer` has run out."""
+        machine, slot, rest = key
+        if slot != self.slot:
+            return []
+        if machine == "session" and self.session is not None:
+            return self._from_session(self.session.elapsed(str(rest[0])))
+        if machine == "vote" and self.agreement is not None:
+            step, view = int(rest[0]), int(rest[1])
+            behind = step == voting.PRECOMMIT and view == self.agreement.view  # others may have decided
+            effects = self._from_agreement(self.agreement.elapsed(step, view))
+            return [*effects, CatchUp(self.history.round + 1)] if behind else effects
+        return []
+
+    def learn(self, decided: Iterable[bytes]) -> list[Effect]:
+        """Outcomes served by a peer, in order, up to the first that does not hold. Raises RecordRefused if
+        that is the first new one: what was followed is in the effects, and must be carried out."""
+        effects: list[Effect] = []
+        for raw in decided:
+            try:
+                if Decided.parse(raw).round > self.history.round:
+                    effects += self._follow(raw)
+            except MessageRefused as refusal:
+                self._count(refusal)
+                if not effects:
+                    raise
+                break
+        return effects
+
+    def fetched(self, snapshot: bytes) -> list[Effect]:
+        """The snapshot asked for with `Fetch` is here, checked."""
+        self.snapshot = snapshot
+        return self.begin() if self.phase is Phase.WATCH and snapshot == self.history.snapshot else []
+
+    def carry(self, raw: bytes) -> PeerID:
+        """Take a join or goodbye to put into the next record. Raises RecordRefused."""
+        peer = self.history.admits(raw)
+        if len(raw) > MAX_STATEMENT or (peer not in self._statements and len(self._statements) >= HELD):
+            raise MessageRefused("statement: no room; try again after the next record")
+        self._statements[peer] = raw
+        return peer
+
+    def waiting(self) -> list[PeerID]:
+        """Peers that asked to join and are not in the roster yet."""
+        return [open_signed(raw, Join).signer for raw in self._admissible() if domain_of(raw) == Join.DOMAIN]
+
+    # -- statements -----------------------------------------------------------------------------------
+
+    def _receive(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        domain = domain_of(raw)
+        if domain in (Join.DOMAIN, Goodbye.DOMAIN):
+            self.carry(raw)
+            return []
+        if sender not in self.history.roster:
+            raise MessageRefused(f"{domain}: {sender} is not in the roster")
+        if domain == Vote.DOMAIN:
+            return self._on_vote(sender, raw)
+        if domain == Decided.DOMAIN:
+            return self._on_decided(open_signed(raw, Decided).message)
+        if domain in SESSION_KINDS:
+            return self._on_session_statement(sender, raw, SESSION_KINDS[domain])
+        raise MessageRefused(f"{domain}: not a statement peers tell each other")
+
+    def _on_vote(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        vote = open_signed(raw, Vote).message
+        slot = (vote.round, vote.attempt)
+        if vote.run != self.history.run:
+            raise MessageRefused("vote: for another run")
+        if slot == self.slot and self.agreement is not None:
+            return self._from_agreement(self.agreement.receive(raw))
+        if slot in self._outcomes:
+            return [Tell(sender, self._outcomes[slot])]
+        if slot > self.slot or self.agreement is None:
+            self._hold(sender, raw)
+            return [CatchUp(self.history.round + 1)] if slot[0] > self.slot[0] else []
+        return []
+
+    def _on_decided(self, decided: Decided) -> list[Effect]:
+        if (decided.round, decided.attempt) < self.slot and not decided.recovery:
+            return []
+        if decided.round > self.history.round + 1:
+            return [CatchUp(self.history.round + 1)]
+        return self._follow(decided.encode())
+
+    def _on_session_statement(self, sender: PeerID, raw: bytes, kind: type[SessionMessage]) -> list[Effect]:
+        named = open_signed(raw, kind).message.session
+        if self.session is not None and self.session.id == named:
+            return self._from_session(self.session.receive(sender, raw, kind))
+        if self.phase is Phase.MEET:
+            self._hold(sender, raw)
+        return []
+
+    def _hold(self, sender: PeerID, raw: bytes) -> None:
+        members = max(1, len(self.history.roster))
+        sizes = [len(held) for peer, held in self._held if peer == sender]
+        if len(sizes) < HELD // members and sum(sizes) + len(raw) <= HELD_BYTES // members:
+            self._held.append((sender, raw))
+
+    def _retry_held(self) -> list[Effect]:
+        held, self._held = self._held, []
+        effects: list[Effect] = []
+        for sender, raw in held:
+            try:
+                effects += self._receive(sender, raw)
+            except MessageRefused as refusal:
+                self._count(refusal)
+        return effects
+
+    def _check_advert(self, peer: PeerID, raw: bytes) -> Advert:
+        signed = open_signed(raw, Advert)
+        advert, history = signed.message, self.history
+        if signed.signer != peer or peer not in history.roster:
+            raise MessageRefused(f"advert: {peer} brought one of {signed.signer}, or is not in the roster")
+        named = (advert.run, advert.round, advert.attempt, advert.shard, advert.snapshot)
+        if named != (history.run, *self.slot, 0, history.snapshot):
+            raise MessageRefused("advert: for another run, attempt or snapshot")
+        if advert.weight > self.manifest.work.slices:
+            raise MessageRefused(f"advert: weight {advert.weight}, an order has {self.manifest.work.slices}")
+        a_slice = self.manifest.work.sequences_per_slice * self.manifest.data.sequence_length
+        if advert.tokens > advert.weight * a_slice or max(advert.loss, advert.heldout) > MOST_LOSS:
+            raise MessageRefused("advert: more tokens than its slices hold, or a loss that no model has")
+        own = self.manifest.data.mode == "own"
+        if own != (advert.data_root is not None):
+            raise MessageRefused(f"advert: its data do not fit data.mode = {self.manifest.data.mode!r}")
+        standing = history.roster[peer]
+        if standing.data_root is not None and standing.data_root != advert.data_root:
+            raise MessageRefused(f"advert: {peer} committed to other data when it joined")
+        return advert
+
+    def _admissible(self) -> list[bytes]:
+        kept: dict[PeerID, bytes] = {}
+        for peer, raw in self._statements.items():
+            try:
+                self.history.admits(raw)
+                kept[peer] = raw
+            except MessageRefused as refusal:
+                self._count(refusal)
+        self._statements = kept
+        chosen = [kept[peer] for peer in sorted(kept)]
+        total = itertools.accumulate(map(len, chosen))
+        return [raw for raw, end in zip(chosen, total, strict=True) if end <= CARRIED_BYTES][:64]
+
+    # -- inner machines -------------------------------------------------------------------------------
+
+    @property
+    def _voting(self) -> Agreement:
+        assert self.agreement is not None
+        return self.agreement
+
+    def _from_session(self, effects: list[aggregation.Effect]) -> list[Effect]:
+        given: list[Effect] = []
+        for effect in effects:
+            match effect:
+                case aggregation.Wait(name, seconds):
+                    given.append(Timer(("session", self.slot, (name,)), seconds))
+                case aggregation.Failed(reason):
+                    given += self._vote_void(reason)
+                case aggregation.Completed():
+                    given += self._complete(effect)
+                case _:
+                    given.append(effect)
+        return given
+
+    def _complete(self, done: aggregation.Completed) -> list[Effect]:
+        assert self.session is not None
+        self.phase = Phase.APPLY
+        adverts = [self.session.adverts[peer][1] for peer in done.survivors]
+        weight = sum(advert.weight for advert in adverts)
+        seeds = [vote.seed for _, vote in done.votes]
+        own = [
+            (peer, advert.data_root, advert.data_count)
+            for peer, advert in zip(done.survivors, adverts, strict=True)
+            if advert.data_root is not None and self.history.roster[peer].data_root is None
+        ]
+        self._record = Record(
+            run=self.history.run,
+            round=self.slot[0],
+            attempt=self.slot[1],
+            previous=self.history.head,
+            snapshot=bytes(32),  # known once the sum is applied
+            session=self.session.id,
+            survivors=done.survivors,
+            weights=tuple(advert.weight for advert in adverts),
+            tokens=sum(advert.tokens for advert in adverts),
+            loss=sum(advert.loss * advert.weight for advert in adverts) // weight,
+            heldout=median([advert.heldout for advert in adverts]),
+            beacon=tagged_hash("beacon", self.session.id, done.survivor_set, *seeds),
+            data=tuple(own),
+            statements=union_of_statements(self.history, [vote.statements for _, vote in done.votes]),
+        )
+        return [Apply(self.slot, done.total, weight)]
+
+    def _vote_void(self, reason: str) -> list[Effect]:
+        self.phase, self._record, self._why = Phase.DECIDE, None, reason
+        return self._from_agreement(self._voting.start(None))
+
+    def _from_agreement(self, effects: list[voting.Effect]) -> list[Effect]:
+        given: list[Effect] = []
+        slot = self.slot
+        for effect in effects:
+            match effect:
+                case voting.Save(raw):
+                    given.append(SaveVote(slot, raw))
+                case voting.Broadcast(raw):
+                    given += [Tell(peer, raw) for peer in self.history.members if peer != self.me]
+                case voting.WaitView(step, view, seconds):
+                    given.append(Timer(("vote", slot, (step, view)), seconds))
+                case voting.Outcome():
+                    given += self._decide(effect)
+        return given
+
+    # -- outcomes -------------------------------------------------------------------------------------
+
+    def _decide(self, outcome: voting.Outcome) -> list[Effect]:
+        body = b""
+        if outcome.value != void_value(self.history.run, *self.slot):
+            if self._record is None or self._record.digest() != outcome.value:
+                return [CatchUp(self.history.round + 1)]
+            body = self._record.encode()
+        decided = Decided(
+            round=self.slot[0], attempt=self.slot[1], recovery=False, body=body, votes=outcome.votes
+        )
+        told = {open_signed(raw, Vote).signer for raw in outcome.votes} | {self.me}
+        news = sign(self.identity, decided)
+        late: list[Effect] = [Tell(peer, news) for peer in self.history.members if peer not in told]
+        return [*late, *self._follow(decided.encode())]
+
+    def _follow(self, raw: bytes) -> list[Effect]:
+        """Move to where a final outcome leads. Raises RecordRefused if it is not final."""
+        decided = Decided.parse(raw)
+        slot = (decided.round, decided.attempt)
+        if not decided.recovery and not decided.body:
+            if slot < self.slot:
+                return []
+            self.history.check_void(decided)
+            why, self.attempt = self._why, decided.attempt + 1
+            given: list[Effect] = [SaveDecided(slot, raw), Abandon(), Voided(slot, why)]
+        else:
+            self.history = self.history.extend(raw)
+            self.attempt = 0
+            given = [SaveDecided(slot, raw), Abandon()]
+            record = self.history.last
+            if self._applied == self.history.snapshot:
+                self.snapshot = self.history.snapshot
+            if record is not None and record.round == decided.round:
+                given.append(Adopt(record, decided.attempt + 1))
+        self._outcomes[slot] = sign(self.identity, decided)
+        while len(self._outcomes) > 8:
+            self._outcomes.pop(next(iter(self._outcomes)))
+        return [*given, *self.begin()]
+
+    def _count(self, refusal: MessageRefused) -> None:
+        reason = str(refusal).split(":", 1)[0]
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+
+def _open(raw: bytes, kind: type[M]) -> tuple[PeerID, M]:
+    signed = open_signed(raw, kind)
+    return signed.signer, signed.message
+
+
+def _transfer_kind(header: bytes) -> type[Part | PartSum]:
+    domain = domain_of(header)
+    if domain == Part.DOMAIN:
+        return Part
+    if domain == PartSum.DOMAIN:
+        return PartSum
+    raise MessageRefused(f"{domain}: not the header of a transfer")

@@ -1,0 +1,401 @@
+"""A whole swarm on a virtual clock, in one process and without sockets: hundreds of rounds in seconds.
+
+`VirtualSwarm` carries out the effects of real `Participant`s. Only the rim is made up: the clock, the
+network (latency, loss, cuts), the disk (what was saved survives `kill`), training (a function of the
+order and the snapshot) and the outer step (a hash chain over the exact sum, so that two peers that
+disagree in one integer end on different snapshots). Signatures and statements are the real ones.
+
+>>> swarm = VirtualSwarm(peers=4, rounds=3)
+>>> swarm.run()
+>>> len({peer.final for peer in swarm.peers.values()})
+1
+"""
+
+import hashlib
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from proto.canonical import PeerID, tagged_hash
+from proto.errors import MessageRefused
+from secagg.session import NotYet, SendPart, SendSum, Tell
+from swarm.effects import (
+    Abandon,
+    Adopt,
+    Apply,
+    CatchUp,
+    Effect,
+    Ended,
+    Fetch,
+    Meet,
+    Phase,
+    SaveDecided,
+    SaveEntered,
+    SaveVote,
+    Slot,
+    Timer,
+    Train,
+    Voided,
+    Work,
+)
+from swarm.manifest import Manifest, parse_manifest
+from swarm.order import DataView, Order
+from swarm.round import Participant
+from swarm.store import replay
+from verify.identity import Identity
+from verify.record import Decided, Genesis, History, Join
+from verify.statement import sign
+
+CHUNK = 16
+"""Elements in a chunk of the virtual swarm's small vectors."""
+
+
+def virtual_manifest(rounds: int, **tables: str) -> Manifest:
+    """A manifest for virtual time; `tables` adds lines to its tables by name."""
+    lines = {"run": f"rounds = {rounds}\nmin_peers = 2", "membership": "round_timeout_seconds = 12.0"}
+    lines["work"] = "window_seconds = 5.0\nsequences_per_slice = 1"
+    for name, more in tables.items():
+        lines[name] = f"{lines.get(name, '')}\n{more}"
+    return parse_manifest("\n".join(f"[{name}]\n{body}" for name, body in lines.items()).encode())
+
+
+def virtual_update(order: Order, size: int, slices: int) -> np.ndarray:
+    """A stand-in for training: int16 [size], a function of the order and its number of slices alone."""
+    seed = hashlib.sha256(order.digest() + bytes([slices])).digest()
+    return np.random.default_rng(list(seed)).integers(-100, 100, size, dtype=np.int16)
+
+
+@dataclass
+class Disk:
+    """What survives `kill -9`."""
+
+    decided: list[bytes] = field(default_factory=list)  # records, and the void outcomes after the last
+    votes: dict[Slot, list[bytes]] = field(default_factory=dict)
+    entered: Slot | None = None
+    snapshots: set[bytes] = field(default_factory=set)
+
+
+@dataclass
+class VirtualPeer:
+    """One peer of the swarm: its machine, its disk, and what it saw."""
+
+    identity: Identity
+    disk: Disk
+    machine: Participant | None = None  # None: not running
+    life: int = 0  # counts restarts, so that what was under way at a kill is lost
+    work: int = 0  # counts attempts, so that abandoned work is lost
+    speed: int = 4  # slices in a window
+    records: list[bytes] = field(default_factory=list)
+    voids: list[Voided] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    final: bytes | None = None
+
+
+Filter = Callable[[PeerID, PeerID, bytes], Iterable[tuple[float, bytes]]]
+"""(sender, receiver, statement) -> what arrives: (extra seconds, statement), nothing if it is lost."""
+
+
+class VirtualSwarm:
+    """Peers on one virtual clock. `filter` is the network's will on statements; `cut` on pairs of peers."""
+
+    def __init__(
+        self, peers: int, rounds: int, seed: int = 0, manifest: Manifest | None = None, size: int = 200
+    ) -> None:
+        self.random = random.Random(seed)
+        self.manifest = manifest or virtual_manifest(rounds)
+        self.size, self.now = size, 0.0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._meetings: dict[
+            bytes, dict[PeerID, tuple[Meet, Callable[[dict[PeerID, bytes] | None], None]]]
+        ] = {}
+        self.filter: Filter = lambda sender, to, raw: [(0.0, raw)]
+        self.cut: Callable[[PeerID, PeerID], bool] = lambda a, b: False
+        self.on_effect: Callable[[PeerID, Effect], None] = lambda peer, effect: None
+        identities = [Identity.from_seed(bytes([seed % 251, index]) + bytes(30)) for index in range(peers)]
+        members = tuple(sorted(identity.peer_id for identity in identities))
+        founder = identities[0]
+        genesis = Genesis(
+            manifest=b"virtual",
+            snapshot=tagged_hash("virtual-snapshot"),
+            data=bytes(32),
+            founder=founder.peer_id,
+            members=members,
+            stewards=(founder.peer_id,),
+            recovery_threshold=1,
+            suspend_after=self.manifest.membership.suspend_after,
+            largest_cell=self.manifest.aggregation.largest_cell,
+            invited=False,
+            created=0,
+        )
+        self.genesis = sign(founder, genesis)
+        self.peers: dict[PeerID, VirtualPeer] = {}
+        for identity in identities:
+            peer = VirtualPeer(identity, Disk(snapshots={genesis.snapshot}))
+            self.peers[identity.peer_id] = peer
+            self.start(identity.peer_id)
+
+    # -- what a test does -----------------------------------------------------------------------------
+
+    def start(self, peer_id: PeerID) -> None:
+        """Start or restart a peer from its disk."""
+        peer = self.peers[peer_id]
+        history, attempt = History.begin(self.genesis), 0
+        for raw in peer.disk.decided:
+            history, attempt = replay(history, attempt, raw)
+        slot = (history.round + 1, attempt)
+        have = history.snapshot if history.snapshot in peer.disk.snapshots else b""
+        peer.life += 1
+        peer.machine = Participant(
+            peer.identity,
+            self.manifest,
+            history,
+            DataView(10_000),
+            have,
+            lambda: self.random.randbytes(32),
+            attempt,
+            tuple(peer.disk.votes.get(slot, ())),
+            peer.disk.entered,
+            CHUNK,
+        )
+        machine = peer.machine
+        self._later(0.0, peer_id, lambda: self._served(peer_id, history.round + 1) or machine.begin())
+        self._tend(peer_id, 0.02)
+
+    def kill(self, peer_id: PeerID) -> None:
+        """`kill -9`: everything but the disk is gone."""
+        self.peers[peer_id].machine = None
+        for waiting in self._meetings.values():
+            waiting.pop(peer_id, None)
+
+    def join(self, identity: Identity) -> None:
+        """A newcomer: it knows the run id, follows the records and asks to be taken in."""
+        peer = VirtualPeer(identity, Disk())
+        self.peers[identity.peer_id] = peer
+        self.start(identity.peer_id)
+
+    def at(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something at a time of the virtual clock."""
+        heapq.heappush(self._events, (seconds, next(self._order), action))
+
+    def run(self, seconds: float = 1e5, until: Callable[[], bool] | None = None) -> None:
+        """Let time pass until every running peer has ended, `until` holds, or so much time is over."""
+        end = self.now + seconds
+        while self._events and self.now <= end:
+            self.now, _, action = heapq.heappop(self._events)
+            action()
+            running = [peer for peer in self.peers.values() if peer.machine is not None]
+            if until() if until is not None else all(peer.final for peer in running):
+                return
+
+    def machine(self, peer_id: PeerID) -> Participant:
+        """The machine of a running peer."""
+        machine = self.peers[peer_id].machine
+        assert machine is not None, f"{peer_id} is not running"
+        return machine
+
+    # -- carrying out effects -------------------------------------------------------------------------
+
+    def _later(self, seconds: float, peer_id: PeerID, action: Callable[[], Iterable[Effect] | None]) -> None:
+        peer, life = self.peers[peer_id], self.peers[peer_id].life
+
+        def act() -> None:
+            if peer.machine is None or peer.life != life:
+                return
+            try:
+                effects = action()
+            except MessageRefused as refusal:
+                peer.refusals.append(str(refusal))
+                return
+            for effect in effects or ():
+                if peer.machine is not None and peer.life == life:
+                    self._do(peer_id, effect)
+
+        self.at(self.now + seconds, act)
+
+    def _delay(self) -> float:
+        return self.random.uniform(0.005, 0.05)
+
+    def _do(self, me: PeerID, effect: Effect) -> None:
+        peer, machine = self.peers[me], self.machine(me)
+        self.on_effect(me, effect)
+        if peer.machine is None:
+            return
+        match effect:
+            case Train(slot, order, seconds):
+                work, slices = peer.work, min(peer.speed, self.manifest.work.slices)
+                done = Work(virtual_update(order, self.size, slices), slices, slices * 128, 10, 10, bytes(32))
+                self._later(
+                    seconds + self._delay(),
+                    me,
+                    lambda: machine.trained(slot, done) if work == peer.work else None,
+                )
+            case Meet():
+                self._meet(me, effect, peer.work)
+            case Tell(to, raw):
+                self._tell(me, to, raw)
+            case SendPart():
+                self._transfer(me, effect)
+            case SendSum():
+                self._transfer(me, effect)
+            case Apply(slot, total, _):
+                snapshot = tagged_hash("virtual-snapshot", machine.history.snapshot, total.tobytes())
+                peer.disk.snapshots.add(snapshot)
+                self._later(0.05, me, lambda: machine.applied(slot, snapshot))
+            case Timer(key, seconds):
+                self._later(seconds, me, lambda: machine.elapsed(key))
+            case SaveVote(slot, raw):
+                peer.disk.votes.setdefault(slot, []).append(raw)
+            case SaveEntered(slot):
+                peer.disk.entered = slot
+            case SaveDecided(slot, raw):
+                peer.disk.decided.append(raw)
+            case Adopt(record, _):
+                peer.records.append(record.digest())
+            case Abandon():
+                peer.work += 1
+                for waiting in self._meetings.values():
+                    waiting.pop(me, None)
+            case CatchUp(round_):
+                self._later(2 * self._delay(), me, lambda: self._served(me, round_))
+            case Fetch(snapshot):
+                self._fetch(me, snapshot)
+            case Voided():
+                peer.voids.append(effect)
+            case Ended(snapshot):
+                peer.final = snapshot
+
+    def _tell(self, me: PeerID, to: PeerID, raw: bytes) -> None:
+        if to not in self.peers or self.cut(me, to):
+            return
+        for extra, arriving in self.filter(me, to, raw):
+            self._later(
+                self._delay() + extra,
+                to,
+                lambda arriving=arriving: self.machine(to).receive(me, arriving),  # type: ignore[misc]
+            )
+
+    def _transfer(self, me: PeerID, sent: SendPart | SendSum) -> None:
+        """Deliver a part or a sum, as the gRPC stream would: in full, or the sender hears it failed."""
+        machine = self.machine(me)
+        data = sent.data.copy()
+
+        def failed() -> Iterable[Effect]:
+            return machine.part_failed(sent) if isinstance(sent, SendPart) else ()
+
+        def arrive(tries: int = 0) -> None:
+            target = self.peers.get(sent.to)
+            if self.peers[me].machine is not machine:
+                return
+            if target is None or target.machine is None or self.cut(me, sent.to):
+                self._later(0.1, me, failed)
+                return
+            try:
+                if target.machine.expect(me, sent.header) != len(data):
+                    raise MessageRefused("transfer: of another size than its header says")
+                reply, effects = target.machine.transferred(me, sent.header, data)
+            except NotYet:
+                if tries < 40:
+                    self.at(self.now + 0.1, lambda: arrive(tries + 1))
+                return
+            except MessageRefused as refusal:
+                target.refusals.append(str(refusal))
+                self._later(self._delay(), me, failed)
+                return
+            if isinstance(sent, SendPart):
+                self._later(self._delay(), me, lambda: machine.part_acknowledged(sent, reply))
+            self._later(0.0, sent.to, lambda: effects)
+
+        self.at(self.now + self._delay(), arrive)
+
+    def _meet(self, me: PeerID, meet: Meet, work: int) -> None:
+        """Matchmaking: the group is complete when the whole roster is here, or at the first deadline."""
+        peer = self.peers[me]
+        waiting = self._meetings.setdefault(meet.key, {})
+
+        def answer(group: dict[PeerID, bytes] | None) -> None:
+            self._later(self._delay(), me, lambda: self._met(me, meet, work, group))
+
+        waiting[me] = (meet, answer)
+        reachable = {other for other in waiting if not self.cut(me, other)}
+        if len(reachable) == len(meet.roster):
+            self._form(waiting, reachable)
+            return
+
+        def deadline() -> None:
+            if waiting.get(me) != (meet, answer) or peer.machine is None:
+                return
+            reachable = {other for other in waiting if not self.cut(me, other)}
+            if len(reachable) >= meet.minimum:
+                self._form(waiting, reachable)
+            else:
+                waiting.pop(me)
+                answer(None)
+
+        self.at(self.now + meet.seconds, deadline)
+
+    def _form(
+        self,
+        waiting: dict[PeerID, tuple[Meet, Callable[[dict[PeerID, bytes] | None], None]]],
+        members: set[PeerID],
+    ) -> None:
+        group = {member: waiting[member][0].advert for member in members}
+        for member in members:
+            waiting.pop(member)[1](dict(group))
+
+    def _met(self, me: PeerID, meet: Meet, work: int, group: dict[PeerID, bytes] | None) -> Iterable[Effect]:
+        return self.machine(me).met(meet.slot, group) if work == self.peers[me].work else ()
+
+    def _served(self, me: PeerID, round_: int) -> list[Effect]:
+        """The records from `round_` on, from whichever reachable peer has most."""
+        served: list[bytes] = []
+        for other, peer in self.peers.items():
+            if other != me and peer.machine is not None and not self.cut(me, other):
+                records = peer.disk.decided
+                newer = [raw for raw in records if _round_of(raw) >= round_]
+                served = max(served, newer, key=len)
+        return self.machine(me).learn(served)
+
+    def _fetch(self, me: PeerID, snapshot: bytes) -> None:
+        def download() -> Iterable[Effect]:
+            others = [p for q, p in self.peers.items() if p.machine is not None and not self.cut(me, q)]
+            if any(snapshot in peer.disk.snapshots for peer in [*others, self.peers[me]]):
+                self.peers[me].disk.snapshots.add(snapshot)
+                return self.machine(me).fetched(snapshot)
+            return ()
+
+        self._later(0.5, me, download)
+
+    def _tend(self, me: PeerID, seconds: float) -> None:
+        """A peer that watches follows the records, gets the snapshot, and asks to be taken in."""
+        peer = self.peers[me]
+
+        def tend() -> Iterable[Effect]:
+            self._tend(me, 1.0)
+            machine = self.machine(me)
+            if machine.phase is not Phase.WATCH:
+                return ()
+            effects = self._served(me, machine.history.round + 1)
+            if machine.phase is Phase.WATCH and machine.snapshot != machine.history.snapshot:
+                self._fetch(me, machine.history.snapshot)
+            elif machine.phase is Phase.WATCH and me not in machine.history.roster:
+                join = Join(
+                    run=machine.history.run,
+                    round=machine.history.round,
+                    data_root=None,
+                    data_count=0,
+                    invitation=None,
+                )
+                for member in machine.history.members:
+                    self._tell(me, member, sign(peer.identity, join))
+            return effects
+
+        self._later(seconds, me, tend)
+
+
+def _round_of(raw: bytes) -> int:
+    return Decided.parse(raw).round

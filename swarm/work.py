@@ -1,0 +1,86 @@
+"""Training as a pure function: `train(order, snapshot)` gives encoded slices, and nothing else has a say.
+
+A slice's gradient is that of the mean loss over its tokens, at the snapshot, encoded alone with the
+order's dither. The peer that does the work and the peer that checks it call the same code. With the
+same device, threads and kernels the bits are the same; across machines, gradients differ by 1e-7 to
+1e-3 (relative L2), hence the tolerance of checks.
+
+Threads are the caller's affair (`torch.set_num_threads`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import OPTForCausalLM
+
+from secagg.ring import Encoder, Ring
+from swarm.layout import Layout
+from swarm.model import bind_gradients, layout_of, load_vector
+from swarm.order import Order
+from swarm.snapshot import Snapshot
+
+LOGITS = 8 << 20
+"""Elements of logits at a time: 32 MiB, above which malloc maps and faults fresh pages on each use."""
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """A slice's gradient in the ring, integers [size]; the mean loss in nats a token; tokens predicted."""
+
+    encoded: np.ndarray
+    loss: float
+    tokens: int
+
+
+class Trainer:
+    """Owns a model on its device, and the vector that gradients are gathered in."""
+
+    def __init__(self, model: OPTForCausalLM, ring: Ring, sanity_rms: float, device: str = "cpu"):
+        self.layout: Layout = layout_of(model)
+        self._model = model.to(device)
+        self._gradient = bind_gradients(self._model, self.layout)
+        self._ring, self._sanity_rms, self._device = ring, sanity_rms, device
+        self._loaded = b""
+
+    def train(self, order: Order, snapshot: Snapshot, sequences: np.ndarray) -> Iterator[SliceResult]:
+        """The order's slices, one at a time; stop after any. `sequences`: token ids, int32 [count, length].
+
+        Raises NonFinite where a gradient is not finite.
+        """
+        encoder = Encoder(self._ring, snapshot.scales, self.layout.counts, order.seed, self._sanity_rms)
+        for index, chosen in enumerate(order.slices):
+            self._load(order.snapshot, snapshot)  # the model may have been used between two slices
+            self._gradient.zero_()
+            loss, tokens = self._loss(sequences[list(chosen)], backward=True)
+            yield SliceResult(encoder.encode(self._gradient.cpu().numpy(), index), loss, tokens)
+
+    def heldout_loss(self, snapshot: Snapshot, sequences: np.ndarray) -> float:
+        """Mean loss in nats a token over `sequences`, int32 [count, length], at the snapshot."""
+        self._load(snapshot.hash, snapshot)
+        with torch.no_grad():
+            return self._loss(sequences, backward=False)[0]
+
+    def _load(self, name: bytes, snapshot: Snapshot) -> None:
+        if snapshot.hash != name or snapshot.layout != self.layout.digest:
+            raise ValueError(f"order for snapshot {name.hex()}, this is {snapshot.hash.hex()}")
+        if self._loaded != name:
+            load_vector(self._model, self.layout, snapshot.params)
+            self._loaded = name
+
+    def _loss(self, sequences: np.ndarray, backward: bool) -> tuple[float, int]:
+        """Mean loss and number of predicted tokens; gradients of the mean are added to the vector."""
+        length = sequences.shape[1] - 1
+        rows = max(1, LOGITS // (length * self._model.config.vocab_size))
+        tokens = len(sequences) * length
+        total = 0.0
+        for at in range(0, len(sequences), rows):
+            batch = torch.from_numpy(sequences[at : at + rows].astype(np.int64)).to(self._device)
+            logits = self._model(input_ids=batch[:, :-1], use_cache=False).logits
+            loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum") / tokens
+            if backward:
+                loss.backward()
+            total += loss.item()
+        return total, tokens

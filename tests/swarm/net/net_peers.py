@@ -1,0 +1,77 @@
+"""A peer's network side for tests: identity, certificate, members port and an inbox that keeps what comes."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from proto.canonical import PeerID
+from proto.errors import MessageRefused
+from swarm.net.members import MembersClient, MembersServer
+from swarm.net.peer_record import PeerRecord
+from swarm.net.tls import TrustStore
+from verify.identity import Identity, TlsCertificate, certificate_der, make_certificate
+
+RUN_ID = bytes(range(32))
+
+
+@dataclass
+class KeepingInbox:
+    size: int = 0
+    told: list[tuple[PeerID, bytes]] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    filled: list[tuple[PeerID, bytes, bytes]] = field(default_factory=list)
+
+    async def on_tell(self, sender: PeerID, raw: bytes) -> None:
+        if raw == b"nonsense":
+            raise MessageRefused("that is nonsense")
+        self.told.append((sender, raw))
+
+    async def expect(self, sender: PeerID, header: bytes) -> memoryview:
+        self.asked.set()
+        if header == b"unasked":
+            raise MessageRefused("nobody asked for this")
+        return memoryview(bytearray(self.size))
+
+    async def on_transfer(self, sender: PeerID, header: bytes, data: memoryview) -> bytes:
+        self.filled.append((sender, header, bytes(data)))
+        return b"receipt of " + header
+
+
+class NetPeer:
+    """`async with NetPeer() as a:` runs a members port on loopback; `trust` fills the roster."""
+
+    def __init__(self, size: int = 0, certificate: TlsCertificate | None = None) -> None:
+        self.identity = Identity.generate()
+        self.peer_id = self.identity.peer_id
+        self.store = TrustStore(certificate or make_certificate(self.identity))
+        self.inbox = KeepingInbox(size)
+        self.server = MembersServer(self.store, self.inbox, slab_seconds=0.3)
+        self.client = MembersClient(self.store)
+        self.port = 0
+
+    async def __aenter__(self) -> "NetPeer":
+        self.port = await self.server.start("127.0.0.1:0")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+        await self.server.stop()
+
+    @property
+    def record(self) -> PeerRecord:
+        return peer_record(certificate_der(self.store.own.certificate_pem), self.port)
+
+    def trust(self, *peers: "NetPeer") -> None:
+        self.store.set({peer.peer_id: peer.record for peer in peers})
+
+
+def peer_record(certificate: bytes, port: int = 4000, run_id: bytes = RUN_ID) -> PeerRecord:
+    address = f"127.0.0.1:{port}"
+    return PeerRecord(
+        run_id=run_id,
+        public=address,
+        members=address,
+        certificate=certificate,
+        sequence=time.time_ns() // 1_000_000,
+        agent="test",
+    )

@@ -1,0 +1,380 @@
+"""Round records: the agreed history of a run, and who has standing in it.
+
+The history starts with genesis, whose hash is the run's name, and goes on with one record a round.
+Each record names the hash of the one before and the hash of the snapshot it leads to. `History`
+promises that every record it holds was signed by a quorum of the roster of its time (or by the
+stewards, for a recovery), so that whoever holds `run_id` can check everything else.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from proto.canonical import MAX_MESSAGE, Count, Digest, Message, PeerID, tagged_hash
+from proto.errors import MessageRefused, SwarmError
+from secagg.messages import MAX_CELL, MAX_STATEMENT, Weight
+from verify.statement import domain_of, open_signed
+
+MICRO = 1_000_000
+"""Losses travel as integers: micronats a token."""
+
+JOIN_LIFETIME = 64
+"""Records after which a join that was not taken in must be signed anew."""
+
+Raw = Annotated[bytes, Field(max_length=MAX_STATEMENT)]
+
+
+class RecordRefused(MessageRefused):
+    """A record, certificate or genesis that does not follow from what is known."""
+
+
+class WrongRun(SwarmError):
+    """What a peer served is not the run that was asked for."""
+
+
+class Genesis(Message):
+    """What a run is: the manifest's exact bytes, the initial snapshot, and who is there from the start."""
+
+    DOMAIN: ClassVar[str] = "genesis"
+    MOST_BYTES: ClassVar[int] = MAX_MESSAGE
+
+    manifest: Annotated[bytes, Field(max_length=65_536)]
+    snapshot: Digest
+    data: Digest | None  # the shared data set; None where peers bring their own
+    founder: PeerID
+    members: Annotated[tuple[PeerID, ...], Field(min_length=1, max_length=MAX_CELL)]
+    stewards: Annotated[tuple[PeerID, ...], Field(min_length=1, max_length=MAX_CELL)]
+    recovery_threshold: Annotated[int, Field(ge=1, le=MAX_CELL)]
+    suspend_after: Annotated[int, Field(ge=1)]
+    largest_cell: Annotated[int, Field(ge=1, le=MAX_CELL)]
+    invited: bool
+    created: Count  # Unix time, ms
+
+
+class Invitation(Message):
+    """A steward's word that a peer may join a run with `admission = "invited"`."""
+
+    DOMAIN: ClassVar[str] = "invitation"
+
+    run: Digest
+    peer: PeerID
+
+
+class Join(Message):
+    """A peer asks to be in the roster. With data of its own it commits to them here."""
+
+    DOMAIN: ClassVar[str] = "join"
+
+    run: Digest
+    round: Count  # the last record the peer has seen
+    data_root: Digest | None
+    data_count: Count
+    invitation: Annotated[bytes, Field(max_length=1024)] | None
+
+
+class Goodbye(Message):
+    """A peer leaves the roster."""
+
+    DOMAIN: ClassVar[str] = "goodbye"
+
+    run: Digest
+    round: Count
+
+
+class Record(Message):
+    """The agreed outcome of a round."""
+
+    DOMAIN: ClassVar[str] = "record"
+    MOST_BYTES: ClassVar[int] = MAX_MESSAGE
+
+    run: Digest
+    round: Annotated[int, Field(ge=1, lt=1 << 40)]
+    attempt: Count
+    previous: Digest
+    snapshot: Digest
+    session: Digest
+    survivors: Annotated[tuple[PeerID, ...], Field(min_length=1, max_length=MAX_CELL)]
+    weights: Annotated[tuple[Weight, ...], Field(min_length=1, max_length=MAX_CELL)]
+    tokens: Count
+    loss: Count  # survivors' training loss, weighted, at the snapshot before, in micronats a token
+    heldout: Count  # median of what the survivors measured of the snapshot before
+    beacon: Digest
+    data: Annotated[tuple[tuple[PeerID, Digest, Count], ...], Field(max_length=MAX_CELL)]  # own, first seen
+    statements: Annotated[tuple[Raw, ...], Field(max_length=4 * MAX_CELL)]  # joins and goodbyes
+
+
+class Recovery(Message):
+    """The stewards' way out when a quorum is gone for good: changes the roster and nothing else."""
+
+    DOMAIN: ClassVar[str] = "recovery"
+
+    run: Digest
+    round: Annotated[int, Field(ge=1, lt=1 << 40)]
+    previous: Digest
+    members: Annotated[tuple[PeerID, ...], Field(min_length=1, max_length=MAX_CELL)]
+
+
+class Vote(Message):
+    """A vote on an attempt's outcome: step 0 is a prevote, 1 a precommit; no value is a vote for none."""
+
+    DOMAIN: ClassVar[str] = "vote"
+
+    run: Digest
+    round: Count
+    attempt: Count
+    view: Annotated[int, Field(ge=0, lt=1 << 32)]
+    step: Annotated[int, Field(ge=0, le=1)]
+    value: Digest | None
+
+
+class Decided(Message):
+    """An outcome with the signatures that make it final. `body` is the record's (or recovery's)
+    encoding, empty for VOID; `votes` are signed precommits (or signed recoveries)."""
+
+    DOMAIN: ClassVar[str] = "decided"
+    MOST_BYTES: ClassVar[int] = MAX_MESSAGE
+
+    round: Count
+    attempt: Count
+    recovery: bool
+    body: Annotated[bytes, Field(max_length=1 << 20)]
+    votes: Annotated[tuple[Annotated[bytes, Field(max_length=1024)], ...], Field(max_length=MAX_CELL)]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A roster member: records missed in a row, and the commitment to its own data (None: shared)."""
+
+    missed: int = 0
+    data_root: bytes | None = None
+    data_count: int = 0
+
+
+Roster = Mapping[PeerID, Standing]
+
+
+def quorum(roster_size: int) -> int:
+    """Signatures that make an outcome final: floor(2R/3)+1; below R = 4 a majority, crash-tolerant only."""
+    return 2 * roster_size // 3 + 1 if roster_size >= 4 else roster_size // 2 + 1
+
+
+def colluders(roster_size: int) -> int:
+    """c: colluding members that are tolerated."""
+    return max(1, roster_size // 4) if roster_size >= 4 else 0
+
+
+def newcomers(roster_size: int) -> int:
+    """Peers that one record may take in: so many that the old roster alone is a quorum of the new one.
+
+    One at least, or small rosters could not grow.
+    """
+    return max([1, *(more for more in range(2, MAX_CELL) if quorum(roster_size + more) <= roster_size)])
+
+
+def run_id(signed_genesis: bytes) -> bytes:
+    """The run's name: SHA-256 of the signed genesis statement."""
+    return tagged_hash("run", signed_genesis)
+
+
+def void_value(run: bytes, round_: int, attempt: int) -> bytes:
+    """What is voted for when an attempt came to nothing."""
+    return tagged_hash("void", run, round_.to_bytes(8, "big"), attempt.to_bytes(8, "big"))
+
+
+@dataclass(frozen=True)
+class History:
+    """The chain so far, as a value: `extend` returns the next one or raises RecordRefused."""
+
+    run: bytes
+    genesis: Genesis
+    roster: Roster
+    round: int = 0
+    moved: int = 0  # records that moved the snapshot
+    head: bytes = b""
+    snapshot: bytes = b""
+    beacon: bytes = b""
+    last: Record | None = None
+    changed: Mapping[PeerID, int] = field(default_factory=dict)  # record in which a peer last came or went
+
+    @classmethod
+    def begin(cls, signed_genesis: bytes, run: bytes | None = None) -> "History":
+        """Height 0. Raises WrongRun if the genesis is not the one `run` names."""
+        name = run_id(signed_genesis)
+        if run is not None and name != run:
+            raise WrongRun(
+                f"the genesis offered is that of run {name.hex()}, not of {run.hex()}: the peer that "
+                "served it is wrong or hostile; ask another, or check the run id"
+            )
+        signed = open_signed(signed_genesis, Genesis)
+        genesis = signed.message
+        if signed.signer != genesis.founder or genesis.founder not in genesis.members:
+            raise RecordRefused("genesis: it must be signed by its founder, who is a member")
+        members = genesis.members
+        if list(members) != sorted(set(members)) or len(members) > genesis.largest_cell:
+            raise RecordRefused("genesis: members must be distinct, in order, and fit the largest cell")
+        roster = {member: Standing() for member in genesis.members}
+        return cls(name, genesis, roster, 0, 0, name, genesis.snapshot, tagged_hash("beacon", name))
+
+    @property
+    def members(self) -> tuple[PeerID, ...]:
+        """The roster in order."""
+        return tuple(sorted(self.roster))
+
+    @property
+    def quorum(self) -> int:
+        return quorum(len(self.roster))
+
+    def extend(self, raw: bytes) -> "History":
+        """The history with one more record, checked in full. Raises RecordRefused."""
+        decided = Decided.parse(raw)
+        if decided.recovery:
+            return self._recover(decided)
+        record = Record.parse(decided.body)
+        if record.run != self.run or record.round != self.round + 1 or record.previous != self.head:
+            raise RecordRefused(f"record {record.round} does not follow record {self.round} of this run")
+        if decided.round != record.round or decided.attempt != record.attempt:
+            raise RecordRefused("record: the certificate is for another attempt")
+        self.check_certificate(decided, record.digest())
+        self._check_content(record)
+        roster = self._next_roster(record)
+        return replace(
+            self,
+            roster=roster,
+            round=record.round,
+            moved=self.moved + 1,
+            head=record.digest(),
+            snapshot=record.snapshot,
+            beacon=record.beacon,
+            last=record,
+            changed=self._changes(roster),
+        )
+
+    def check_certificate(self, decided: Decided, value: bytes) -> None:
+        """A quorum of this roster precommitted `value` in one view. Raises RecordRefused."""
+        views: set[int] = set()
+        voters: set[PeerID] = set()
+        for raw in decided.votes:
+            signed = open_signed(raw, Vote)
+            vote = signed.message
+            right = (vote.run, vote.round, vote.attempt) == (self.run, decided.round, decided.attempt)
+            if not right or vote.step != 1 or vote.value != value or signed.signer not in self.roster:
+                raise RecordRefused(f"certificate: a vote of {signed.signer} is for something else")
+            views.add(vote.view)
+            voters.add(signed.signer)
+        if len(views) != 1 or len(voters) < self.quorum:
+            raise RecordRefused(f"certificate: {len(voters)} votes, a quorum is {self.quorum} in one view")
+
+    def check_void(self, decided: Decided) -> None:
+        """A quorum found that the attempt came to nothing. Raises RecordRefused."""
+        if decided.round != self.round + 1 or decided.recovery or decided.body:
+            raise RecordRefused(f"void: not an outcome of round {self.round + 1}")
+        self.check_certificate(decided, void_value(self.run, decided.round, decided.attempt))
+
+    def admits(self, raw: bytes) -> PeerID:
+        """The peer whose join or goodbye this is, if the next record may carry it. Raises RecordRefused."""
+        if domain_of(raw) == Goodbye.DOMAIN:
+            goodbye = open_signed(raw, Goodbye)
+            self._check_fresh(goodbye.signer, goodbye.message.run, goodbye.message.round)
+            if goodbye.signer not in self.roster:
+                raise RecordRefused(f"goodbye: {goodbye.signer} is not in the roster")
+            return goodbye.signer
+        join = open_signed(raw, Join)
+        self._check_fresh(join.signer, join.message.run, join.message.round)
+        if join.signer in self.roster:
+            raise RecordRefused(f"join: {join.signer} is in the roster already")
+        if self.genesis.invited:
+            self._check_invitation(join.message.invitation, join.signer)
+        return join.signer
+
+    def _check_fresh(self, peer: PeerID, run: bytes, round_: int) -> None:
+        oldest = max(self.round - JOIN_LIFETIME, self.changed.get(peer, 0))  # no replay after a goodbye
+        if run != self.run or not oldest <= round_ <= self.round:
+            raise RecordRefused(f"statement: for another run or time (round {round_}, now {self.round})")
+
+    def _check_invitation(self, raw: bytes | None, peer: PeerID) -> None:
+        if raw is None:
+            raise RecordRefused("join: this run admits by invitation only; ask a steward for one")
+        invitation = open_signed(raw, Invitation)
+        right = (invitation.message.run, invitation.message.peer) == (self.run, peer)
+        if not right or invitation.signer not in self.genesis.stewards:
+            raise RecordRefused(f"join: the invitation is not a steward's for {peer}")
+
+    def _check_content(self, record: Record) -> None:
+        survivors = record.survivors
+        if list(survivors) != sorted(set(survivors)) or not set(survivors) <= set(self.roster):
+            raise RecordRefused("record: survivors must be of the roster, each once, in order")
+        if len(record.weights) != len(survivors):
+            raise RecordRefused("record: one weight for each survivor")
+        peers = [self.admits(raw) for raw in record.statements]
+        if len(set(peers)) != len(peers) or list(record.statements) != sorted(record.statements):
+            raise RecordRefused("record: statements must be of distinct peers and in order")
+        joins = sum(domain_of(raw) == Join.DOMAIN for raw in record.statements)
+        if joins > newcomers(len(self.roster)):
+            raise RecordRefused(f"record: {joins} join at once, at most {newcomers(len(self.roster))} may")
+
+    def _next_roster(self, record: Record) -> Roster:
+        own = {peer: (root, count) for peer, root, count in record.data}
+        roster: dict[PeerID, Standing] = {}
+        for peer, standing in self.roster.items():
+            missed = 0 if peer in record.survivors else standing.missed + 1
+            if missed < self.genesis.suspend_after:
+                root, count = own.get(peer, (standing.data_root, standing.data_count))
+                roster[peer] = Standing(missed, root, count)
+        for raw in record.statements:
+            peer = self.admits(raw)
+            if domain_of(raw) == Goodbye.DOMAIN:
+                roster.pop(peer, None)
+            elif len(roster) < self.genesis.largest_cell:
+                join = open_signed(raw, Join).message
+                roster[peer] = Standing(0, join.data_root, join.data_count)
+        return roster
+
+    def _changes(self, roster: Roster) -> Mapping[PeerID, int]:
+        now = self.round + 1
+        recent = {peer: at for peer, at in self.changed.items() if at > now - JOIN_LIFETIME}
+        return recent | dict.fromkeys(self.roster.keys() ^ roster.keys(), now)
+
+    def _recover(self, decided: Decided) -> "History":
+        recovery = Recovery.parse(decided.body)
+        if (decided.round, decided.attempt) != (recovery.round, 0):
+            raise RecordRefused("recovery: its certificate is for another round")
+        if (recovery.run, recovery.round, recovery.previous) != (self.run, self.round + 1, self.head):
+            raise RecordRefused(f"recovery: it does not follow record {self.round} of this run")
+        signers = {open_signed(vote, Recovery) for vote in decided.votes}
+        stewards = {s.signer for s in signers if s.message == recovery} & set(self.genesis.stewards)
+        if len(stewards) < self.genesis.recovery_threshold:
+            raise RecordRefused(
+                f"recovery: {len(stewards)} stewards signed, {self.genesis.recovery_threshold} are needed"
+            )
+        members = recovery.members
+        if list(members) != sorted(set(members)) or len(members) > self.genesis.largest_cell:
+            raise RecordRefused("recovery: members must be distinct, in order, and fit the largest cell")
+        roster = {peer: replace(self.roster.get(peer, Standing()), missed=0) for peer in recovery.members}
+        return replace(
+            self,
+            roster=roster,
+            round=recovery.round,
+            head=recovery.digest(),
+            beacon=tagged_hash("beacon", recovery.digest()),
+            changed=self._changes(roster),
+        )
+
+
+def union_of_statements(history: History, carried: Iterable[Sequence[bytes]]) -> tuple[bytes, ...]:
+    """The joins and goodbyes a record must carry: all that are admissible, one a peer, in order."""
+    chosen: dict[PeerID, bytes] = {}
+    for raw in sorted({raw for statements in carried for raw in statements}):
+        try:
+            chosen.setdefault(history.admits(raw), raw)
+        except MessageRefused:
+            continue  # it was admissible where it was signed, at another height; the record goes without
+    joins = sorted(raw for raw in chosen.values() if domain_of(raw) == Join.DOMAIN)
+    late = set(joins[newcomers(len(history.roster)) :])
+    return tuple(sorted(raw for raw in chosen.values() if raw not in late))
+
+
+def median(values: Sequence[int]) -> int:
+    """The lower median: at least half of the values are at least this, so a minority cannot move it far."""
+    return sorted(values)[(len(values) - 1) // 2]
