@@ -23,7 +23,7 @@ slices = 2
 sequences_per_slice = 2
 window_seconds = 0.5
 [membership]
-round_timeout_seconds = 12.0
+round_timeout_seconds = 16.0
 suspend_after = 8
 """
 
@@ -45,7 +45,8 @@ class Strikes:
         match event:
             case {"event": "round", "round": int(round_), "snapshot_hash": str(name)}:
                 self.rounds.setdefault(round_, set()).add(name)
-                if event["survivors"] == PEERS and self.armed is None and self.waiting:
+                spared = not self.struck or round_ >= self.struck[-1][1]  # one strike a round, however late news are
+                if event["survivors"] == PEERS and spared and self.armed is None and self.waiting:
                     self.armed = ((number + 1) % PEERS, self.waiting.pop(0))
             case {"event": "void", "round": int(round_), "attempt": int(attempt)}:
                 self.voids.setdefault(round_, set()).add(attempt)
@@ -78,5 +79,5 @@ def test_kill_9_of_any_peer_in_any_phase_costs_at_most_that_round_and_leaves_not
     assert sorted(strikes.rounds) == list(range(1, 23))
     assert set(strikes.final) == set(range(PEERS))
     assert len(set(strikes.final.values())) == 1
-    assert all(len(attempts) <= 1 for attempts in strikes.voids.values())
+    assert {round_: attempts for round_, attempts in strikes.voids.items() if len(attempts) > 1} == {}
     assert leftovers == 0
