@@ -6,6 +6,10 @@ of `_run_allreduce_inplace_` to its end, over its own encrypted streams. Members
 machine that start together; a round is as slow as its slowest member. The systems take turns.
 """
 
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import MappingProxyType
+
 from benchmarks.cell import Cell
 from benchmarks.hivemind_cell import BaselineFailed, HivemindCell
 from benchmarks.report import Report, Row, command_line, progress, ratio
@@ -48,34 +52,38 @@ def measure(quick: bool) -> Report:
 
 
 def compare(
-    members: int, size: int, compressions: tuple[str, ...], times: int
+    members: int,
+    size: int,
+    compressions: tuple[str, ...],
+    times: int,
+    ours: Mapping[str, bool] = MappingProxyType({"ours": False}),
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], int]:
-    """Wall and processor seconds of `times` rounds of each system, in turn; rounds the baseline lost."""
-    wall: dict[str, list[float]] = {"ours": [], **{f"hivemind {name}": [] for name in compressions}}
-    cpu: dict[str, list[float]] = {system: [] for system in wall}
+    """Wall and processor seconds of `times` rounds of each system, in turn; rounds the baseline lost.
+
+    `ours`: the names of our cells, and whether each is secure.
+    """
     failures = 0
-    baselines: dict[str, HivemindCell] = {}
-    with Cell(members, size) as ours:
-        try:
-            for name in compressions:
-                baselines[f"hivemind {name}"] = HivemindCell(members, size, name)
-            systems: dict[str, Cell | HivemindCell] = {"ours": ours, **baselines}
-            for cell in systems.values():
-                warm(cell)
-            while min(map(len, wall.values())) < times:
-                for system, cell in systems.items():
-                    try:
-                        seconds = cell.round()
-                    except BaselineFailed:
-                        failures += 1
-                        if failures > times:
-                            raise
-                        continue
-                    wall[system].append(seconds)
-                    cpu[system].append(cell.cpu)
-        finally:
-            for baseline in baselines.values():
-                baseline.__exit__()
+    with ExitStack() as cells:
+        systems: dict[str, Cell | HivemindCell] = {}
+        for name, secure in ours.items():
+            systems[name] = cells.enter_context(Cell(members, size, secure))
+        for name in compressions:
+            systems[f"hivemind {name}"] = cells.enter_context(HivemindCell(members, size, name))
+        wall: dict[str, list[float]] = {system: [] for system in systems}
+        cpu: dict[str, list[float]] = {system: [] for system in systems}
+        for cell in systems.values():
+            warm(cell)
+        while min(map(len, wall.values())) < times:
+            for system, cell in systems.items():
+                try:
+                    seconds = cell.round()
+                except BaselineFailed:
+                    failures += 1
+                    if failures > times:
+                        raise
+                    continue
+                wall[system].append(seconds)
+                cpu[system].append(cell.cpu)
     return wall, cpu, failures
 
 
@@ -84,7 +92,7 @@ def warm(cell: Cell | HivemindCell) -> None:
     try:
         cell.round()
     except BaselineFailed:
-        progress("averaging: hivemind's first round lost parts")
+        progress("hivemind's first round lost parts")
 
 
 if __name__ == "__main__":

@@ -1,49 +1,51 @@
 """A cell of member processes that run real aggregation sessions over the real members port.
 
 What a peer has besides (training, meeting, agreement, disk) is left out; sessions, statements, TLS and
-gRPC are the peer's own. A round goes from the encoded update at every member to the decoded mean,
-float32, at every member, and is as slow as its slowest member.
+gRPC are the peer's own, and jobs run in one other thread, as a peer's. A round goes from the encoded
+update at every member to the decoded mean, float32, at every member, and is as slow as its slowest member.
 """
 
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import uvloop
 from blake3 import blake3
 
+from benchmarks.in_process import (
+    KINDS,
+    RUN,
+    SLICES,
+    advert_of,
+    fresh_secrets,
+    identity_of,
+    ring_of,
+    terms_of,
+    update_of,
+)
 from benchmarks.processes import Group, cpu_seconds
-from proto.canonical import PeerID
-from secagg.messages import Advert, Delivered, FinalSet, Part, PartSum, SetVote, SurvivorSet, seed_commitment
-from secagg.ring import BLOCK, CHUNK, Ring, decode_mean
-from secagg.session import Completed, Effect, Failed, NotYet, SendPart, SendSum, Session, Tell, Terms, Wait
+from proto.canonical import Message, PeerID
+from secagg.interface import Completed, Effect, Failed, Job, NotYet, SendPart, SendSum, Tell, Wait
+from secagg.keys import Secrets
+from secagg.messages import Advert, Part, PartSum
+from secagg.ring import BLOCK, Ring, decode_mean
+from secagg.session import Session
 from swarm.net.members import MembersClient, MembersServer
 from swarm.net.peer_record import PeerRecord
+from swarm.net.rpc import Refused, Unreachable
 from swarm.net.tls import TrustStore
-from verify.identity import Identity, certificate_der, make_certificate
-from verify.record import quorum
+from verify.identity import certificate_der, make_certificate
 from verify.statement import domain_of, open_signed, sign
 
-RUN = bytes(32)
-SLICES = 4
 STRIDE = 16 * BLOCK
-KINDS = {kind.DOMAIN: kind for kind in (Delivered, SurvivorSet, SetVote, FinalSet)}
 
-
-def ring_of(members: int) -> Ring:
-    """The 16-bit ring of a manifest whose largest cell has so many members."""
-    return Ring.for_cell(16, members, SLICES)
-
-
-def update_of(index: int, size: int, ring: Ring) -> np.ndarray:
-    """Member `index`'s update: integers [size] such as `SLICES` slices give."""
-    most = SLICES * ring.levels
-    return np.random.default_rng(index).integers(-most, most + 1, size, dtype=ring.dtype)
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,16 @@ class Timed:
 
 
 class Cell:
-    """`with Cell(n, elements) as cell:` and then `cell.round()`, as often as wanted."""
+    """`with Cell(n, elements, secure=...) as cell:` and then `cell.round()`, as often as wanted."""
 
-    def __init__(self, members: int, size: int) -> None:
+    def __init__(self, members: int, size: int, secure: bool = False) -> None:
+        """`secure`: with masks; otherwise a plain cell."""
         self.members, self.size = members, -(-size // BLOCK) * BLOCK
         self.cpu = 0.0
         """Processor seconds of the last round, all members."""
         self._round = 0
         self._expected = self.expected()
-        self._group = Group(serve, members, members, self.size)
+        self._group = Group(serve, members, members, self.size, secure)
         records = dict(self._group.told())
         self._group.ask(records)
 
@@ -109,11 +112,11 @@ def decode(total: np.ndarray, weight: int, ring: Ring, mean: np.ndarray) -> None
         mean[at : at + STRIDE] = decode_mean(piece, weight, scales[: len(piece) // BLOCK], ring, 1e6)
 
 
-def serve(index: int, pipe: Connection, barrier: Barrier, members: int, size: int) -> None:
+def serve(index: int, pipe: Connection, barrier: Barrier, members: int, size: int, secure: bool) -> None:
     """One member's process."""
 
     async def run() -> None:
-        await Member(index, members, size).serve(pipe, barrier)
+        await Member(index, members, size, secure).serve(pipe, barrier)
 
     uvloop.run(run())
 
@@ -121,16 +124,21 @@ def serve(index: int, pipe: Connection, barrier: Barrier, members: int, size: in
 class Member:
     """Carries out a session's effects over the members port, as a peer does."""
 
-    def __init__(self, index: int, members: int, size: int) -> None:
-        self.identity = Identity.from_seed(bytes([index + 1]) * 32)
+    def __init__(self, index: int, members: int, size: int, secure: bool) -> None:
+        self.identity = identity_of(index)
         self.me = self.identity.peer_id
-        self._ring, self._members = ring_of(members), members
-        self._update = update_of(index, size, self._ring)
+        self._ring, self._members, self._secure = ring_of(members), members, secure
+        self._trained = update_of(index, size, self._ring)
         self._mean = np.zeros(size, np.float32)
         self._trust = TrustStore(make_certificate(self.identity))
         self._server = MembersServer(self._trust, self)
         self._client = MembersClient(self._trust)
+        self._outgoing: dict[PeerID, asyncio.Queue[bytes]] = {}
+        self._posts: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._jobs = ThreadPoolExecutor(1, thread_name_prefix="session")
+        self._secrets: Secrets
         self._session: Session | None = None
         self._moved = asyncio.Condition()
         self._done: asyncio.Future[np.ndarray]
@@ -158,42 +166,29 @@ class Member:
                     case "round", dict(adverts):
                         pipe.send(await self._run(adverts, barrier))
         except EOFError:
+            for post in self._posts:
+                post.cancel()
             await self._client.close()
             await self._server.stop()
+            self._jobs.shutdown()
 
     def _advert(self, round_: int) -> bytes:
-        self._session = None
-        advert = Advert(
-            run=RUN,
-            round=round_,
-            attempt=0,
-            shard=0,
-            snapshot=bytes(32),
-            sequence=1,
-            weight=SLICES,
-            tokens=0,
-            commitment=bytes(32),
-            seed_commitment=seed_commitment(bytes(32)),
-            loss=0,
-            heldout=0,
-            data_root=None,
-            data_count=0,
-        )
-        return sign(self.identity, advert)
+        self._session, self._secrets = None, fresh_secrets()
+        return sign(self.identity, advert_of(self._secrets, round_, self._secure))
 
     async def _run(self, adverts: dict[PeerID, bytes], barrier: Barrier) -> Timed:
         opened = {peer: (raw, open_signed(raw, Advert).message) for peer, raw in adverts.items()}
-        terms = Terms(quorum(self._members), min(opened), 20.0, 5.0, CHUNK)
+        update = self._trained.copy()  # a session masks it in place
         self._done = asyncio.get_running_loop().create_future()
         await asyncio.to_thread(barrier.wait)
         start = time.monotonic()
         self._session = Session(
             self.me,
             opened,
-            self._update,
-            bytes(32),
+            update,
+            self._secrets,
             (),
-            terms,
+            terms_of(list(opened), self._secure),
             lambda message: sign(self.identity, message),
             _open,
         )
@@ -201,34 +196,72 @@ class Member:
         total = await self._done
         decode(total, self._members * SLICES, self._ring, self._mean)
         end = time.monotonic()
+        await self._finish()
         return Timed(start, end, blake3(self._mean.data.cast("B")).digest())
+
+    async def _finish(self) -> None:
+        """Wait until everything sent has been taken, so that nothing of this round meets the next."""
+        for timer in self._timers:
+            timer.cancel()  # it would keep the session, and with it the vectors
+        self._timers.clear()
+        await asyncio.gather(*(queue.join() for queue in self._outgoing.values()), *self._tasks)
 
     def _do(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Tell(to, raw):
-                    self._spawn(self._client.tell(to, raw))
-                case SendPart():
-                    self._spawn(self._send_part(effect))
-                case SendSum():
+                    self._tell(to, raw)
+                case SendPart() | SendSum():
                     self._spawn(self._client.transfer(effect.to, effect.header, effect.data.data))
+                case Job():
+                    self._spawn(self._run_job(effect))
                 case Wait(name, seconds):
-                    asyncio.get_running_loop().call_later(seconds, self._elapsed, self._session, name)
+                    loop = asyncio.get_running_loop()
+                    self._timers.append(loop.call_later(seconds, self._elapsed, self._session, name))
                 case Completed(total):
                     self._done.set_result(total)
                 case Failed(reason):
-                    self._done.set_exception(RuntimeError(reason))
+                    self._give_up(RuntimeError(reason))
         self._spawn(self._wake())
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+    def _tell(self, to: PeerID, raw: bytes) -> None:
+        queue = self._outgoing.get(to)
+        if queue is None:
+            queue = self._outgoing[to] = asyncio.Queue()
+            self._spawn(self._post(to, queue), self._posts)
+        queue.put_nowait(raw)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not self._done.done():
+    async def _post(self, to: PeerID, queue: asyncio.Queue[bytes]) -> None:
+        """One statement after the other, as a peer does."""
+        while True:
+            raw = await queue.get()
+            try:
+                await self._client.tell(to, raw)
+            except (Unreachable, Refused) as error:
+                self._give_up(error)
+            queue.task_done()
+
+    async def _run_job(self, job: Job) -> None:
+        value = await asyncio.get_running_loop().run_in_executor(self._jobs, job.run)
+        assert self._session is not None
+        self._do(self._session.job_done(job.name, value))
+
+    def _spawn(self, work: Coroutine[Any, Any, None], kept: set[asyncio.Task[None]] | None = None) -> None:
+        tasks = self._tasks if kept is None else kept
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                self._give_up(error)
+
+        task.add_done_callback(ended)
+
+    def _give_up(self, error: BaseException) -> None:
+        """A benchmark has no use for a member that goes on without another."""
+        if not self._done.done():
             self._done.set_exception(error)
 
     async def _wake(self) -> None:
@@ -238,11 +271,6 @@ class Member:
     def _elapsed(self, session: Session | None, name: str) -> None:
         if session is not None and session is self._session and not self._done.done():
             self._do(session.elapsed(name))
-
-    async def _send_part(self, effect: SendPart) -> None:
-        receipt = await self._client.transfer(effect.to, effect.header, effect.data.data)
-        assert self._session is not None
-        self._do(self._session.part_acknowledged(effect.part, effect.to, receipt))
 
     # -- Inbox --------------------------------------------------------------------------------------
 
@@ -256,27 +284,26 @@ class Member:
 
     async def expect(self, sender: PeerID, header: bytes) -> memoryview:
         """See Inbox."""
-        kind = Part if domain_of(header) == Part.DOMAIN else PartSum
         while True:
             try:
                 if self._session is None:
                     raise NotYet("the session has not begun here")
-                elements = self._session.expect(sender, header, kind)
-                return np.empty(elements, self._ring.dtype).data.cast("B")
+                return self._session.room(sender, header, _kind(header)).data.cast("B")
             except NotYet:
                 async with self._moved:
                     await self._moved.wait()
 
-    async def on_transfer(self, sender: PeerID, header: bytes, data: memoryview) -> bytes:
+    async def on_transfer(self, sender: PeerID, header: bytes, data: memoryview) -> None:
         """See Inbox."""
         assert self._session is not None
         integers = np.frombuffer(data, self._ring.dtype)
-        if domain_of(header) == Part.DOMAIN:
-            return self._session.part_arrived(sender, header, integers)
-        self._do(self._session.sum_arrived(sender, header, integers))
-        return b""
+        self._do(self._session.arrived(sender, header, _kind(header), integers))
 
 
-def _open(raw: bytes, kind: Any) -> tuple[PeerID, Any]:
+def _open(raw: bytes, kind: type[M]) -> tuple[PeerID, M]:
     signed = open_signed(raw, kind)
     return signed.signer, signed.message
+
+
+def _kind(header: bytes) -> type[Part | PartSum]:
+    return Part if domain_of(header) == Part.DOMAIN else PartSum

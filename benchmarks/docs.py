@@ -1,10 +1,11 @@
 """Writes docs/benchmarks.md from the benchmarks' JSON: `python -m benchmarks.docs [FILE_OR_DIR ...]`.
 
-Without arguments it reads benchmarks/results/. Nothing in the page is written by hand.
+Without arguments it reads benchmarks/results/. Nothing in the page is written by hand, nor in its image.
 """
 
 import argparse
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ from benchmarks.report import Report, Row, number
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
+GROWTH = Path("images") / "secagg-growth.png"
+"""Beside the page: how a peer's part of secure aggregation grows."""
 PROMISES = {
     "parity": "Four peers against one process of PyTorch on the same sequences.",
     "utilisation": "What a peer's training costs beside a bare PyTorch loop.",
     "averaging": "A whole plain cell round against hivemind's own all-reduce.",
+    "secagg": "Secure aggregation: processor time against Flower's SecAgg+, wall time against hivemind.",
+    "ring": "The demo's run in a 16-bit ring, in a 32-bit ring, and averaged in fp32.",
 }
 HEAD = """# Benchmarks
 
@@ -86,7 +91,60 @@ def section(report: Report) -> str:
     for row in report.rows:
         spread = f"{number(min(row.values))} | {number(max(row.values))}"
         lines.append(f"| {row.name} | {number(row.median)} | {spread} | {len(row.values)} | {row.unit} |")
-    return "\n".join([*lines, "", *(f"- {note}" for note in report.notes), ""])
+    lines += ["", *(f"- {note}" for note in report.notes), ""]
+    if growth(report, "cpu_seconds"):
+        lines += [f"![Growth with members and elements, a peer]({GROWTH.as_posix()})", ""]
+    if report.name == "ring" and not report.quick:
+        lines += ["![Held-out loss of the three runs](images/ring-loss.png)", ""]
+    return "\n".join(lines)
+
+
+def growth(report: Report, what: str) -> dict[tuple[int, int], float]:
+    """The report's growth figures of `what`, by members and elements; figures are named as in secagg.py."""
+    found = {}
+    for name, value in report.figures.items():
+        match = re.fullmatch(rf"growth_{what}_n(\d+)_d(\d+)M", name)
+        if match:
+            found[int(match[1]), int(match[2]) * 1_000_000] = value
+    return found
+
+
+def plot_growth(report: Report, path: Path) -> None:
+    """Draw processor time and bytes a peer, by members at 1M elements and by elements at 8 members: a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    cpu, megabytes = growth(report, "cpu_seconds"), growth(report, "megabytes")
+    figure = Figure(figsize=(9, 4), dpi=130, layout="constrained")
+    panels = (
+        (0, 1_000_000, 1, "members, 1M elements (16-bit ring)"),
+        (1, 8, 1_000_000, "million elements, 8 members (16-bit ring)"),
+    )
+    for axes, (free, fixed, unit, label) in zip(figure.subplots(1, 2), panels, strict=True):
+        points = sorted(point for point in cpu if point[1 - free] == fixed)
+        x = [point[free] / unit for point in points]
+        lines = axes.plot(x, [cpu[point] for point in points], color="#c0392b", marker="o", label="CPU")
+        other = axes.twinx()
+        sent = [megabytes[point] for point in points]
+        lines += other.plot(x, sent, color="#2c5f8a", marker="s", linestyle="--", label="sent")
+        axes.set_xlabel(label)
+        axes.set_ylabel("CPU seconds a peer", color="#c0392b")
+        other.set_ylabel("MB sent a peer", color="#2c5f8a")
+        axes.set_xscale("log")
+        axes.set_xticks(x, [f"{value:g}" for value in x])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(LogLocator(subs=()))
+        if free == 1:
+            axes.set_yscale("log")
+            other.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+            other.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend(handles=lines, loc="upper left")
+    figure.suptitle("Secure aggregation: what a peer's round costs")
+    FigureCanvasAgg(figure).print_png(path)
 
 
 def main() -> None:
@@ -95,6 +153,9 @@ def main() -> None:
     parser.add_argument("paths", nargs="*", type=Path, default=[HERE / "results"], metavar="FILE_OR_DIR")
     reports = load(parser.parse_args().paths)
     PAGE.write_text(page(reports))
+    for report in reports:
+        if growth(report, "cpu_seconds"):
+            plot_growth(report, PAGE.parent / GROWTH)
     print(
         f"{PAGE}: {len(reports)} benchmarks, {sum(len(report.missed()) for report in reports)} goals missed"
     )

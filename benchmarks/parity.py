@@ -12,8 +12,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,23 @@ NOTES = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """What a swarm did: the most hashes after any round, each round's orders by peer, the last snapshot."""
+
+    distinct: int
+    orders: list[list[Order]]
+    last: Snapshot
+
+    @property
+    def batches(self) -> list[list[int]]:
+        """The sequences of each round, all peers' together."""
+        return [
+            [index for order in orders for chosen in order.slices for index in chosen]
+            for orders in self.orders
+        ]
+
+
 def measure(quick: bool) -> Report:
     """Peers in lockstep against the baseline; without `quick` also a demo with kills and a late joiner."""
     rounds, slices, sequences = (18, 2, 3) if quick else (100, 4, 4)
@@ -63,18 +80,18 @@ def measure(quick: bool) -> Report:
         layout = layout_of(model)
         start = read_vector(model, layout)
         first = first_snapshot(layout, start, manifest.aggregation.initial_scale)
-        distinct, batches, last = swarm_of_four(manifest, raw, dataset, first, root)
-        load_vector(model, layout, last.params)
+        ran = swarm_of_four(manifest, raw, dataset, first, root)
+        load_vector(model, layout, ran.last.params)
         heldout = dataset.heldout[:QUICK_HELDOUT] if quick else dataset.heldout
         ours = evaluate(model, heldout)
         load_vector(model, layout, start)
         before = evaluate(model, heldout)
         progress("parity: the baseline")
-        train_plainly(model, manifest, dataset, batches)
+        train_plainly(model, manifest, dataset, ran.batches)
         theirs = evaluate(model, heldout)
     figures = {
         "loss_gap": abs(ours - theirs) / theirs,
-        "distinct_hashes": float(distinct),
+        "distinct_hashes": float(ran.distinct),
         "loss_swarm": ours,
         "loss_torch": theirs,
         "loss_before": before,
@@ -102,21 +119,34 @@ warmup_rounds = 5
 
 
 def swarm_of_four(
-    manifest: Manifest, raw: bytes, dataset: Dataset, first: Snapshot, root: Path
-) -> tuple[int, list[list[int]], Snapshot]:
-    """Run all rounds: the most hashes after any of them, each round's sequences, the last snapshot."""
+    manifest: Manifest,
+    raw: bytes,
+    dataset: Dataset,
+    first: Snapshot,
+    root: Path,
+    orders: list[list[Order]] | None = None,
+    after: Callable[[int, Snapshot], None] | None = None,
+) -> Ran:
+    """Run all rounds, in files under `root`; they end early where the peers part.
+
+    `orders`: another swarm's, whose sequences and rounding seeds are taken instead of drawing.
+    `after(rounds done, snapshot)` is called after each round.
+    """
     file = first.write(root)
     identities = [Identity.from_seed(bytes([index + 1]) * 32) for index in range(len(KINDS))]
     history = history_of(manifest, raw, identities, first.hash)
-    distinct, batches, name = 0, [], first.hash
+    distinct, done, name = 0, [], first.hash
     environments = [kind.environment for kind in KINDS]
     arguments = (manifest, CACHE, file, root / "peers")
     with Group(serve, len(KINDS), *arguments, environments=environments) as peers:
         peers.told()
         for round_ in range(manifest.run.rounds):
-            orders = [order_of(history, manifest, dataset, one.peer_id) for one in identities]
-            trained: list[Trained] = peers.ask_each(orders)
-            batches.append([index for order in orders for chosen in order.slices for index in chosen])
+            if orders is None:
+                given = [order_of(history, manifest, dataset, one.peer_id) for one in identities]
+            else:
+                given = [replace(one, run=history.run, snapshot=name) for one in orders[round_]]
+            trained: list[Trained] = peers.ask_each(given)
+            done.append(given)
             total = np.zeros(len(first.params), manifest.ring.dtype)
             for one in trained:
                 np.add(total, one.update, out=total)
@@ -125,11 +155,15 @@ def swarm_of_four(
             beacon = tagged_hash("beacon", history.beacon, name)
             history = replace(history, round=history.round + 1, beacon=beacon, snapshot=name)
             if round_ % 10 == 9:
-                progress(f"parity: round {round_ + 1} of {manifest.run.rounds}, {len(set(names))} hash(es)")
+                progress(
+                    f"four peers: round {round_ + 1} of {manifest.run.rounds}, {len(set(names))} hash(es)"
+                )
             if len(set(names)) > 1:
                 break  # from here on they would not even accept each other's updates
+            if after is not None:
+                after(round_ + 1, read(path_of(root / "peers" / "0", name), name))
         last = read(path_of(root / "peers" / "0", name), name)
-    return distinct, batches, last
+    return Ran(distinct, done, last)
 
 
 def history_of(manifest: Manifest, raw: bytes, identities: list[Identity], snapshot: bytes) -> History:
@@ -148,9 +182,13 @@ def order_of(history: History, manifest: Manifest, dataset: Dataset, peer: str) 
 
 
 def train_plainly(
-    model: OPTForCausalLM, manifest: Manifest, dataset: Dataset, batches: list[list[int]]
+    model: OPTForCausalLM,
+    manifest: Manifest,
+    dataset: Dataset,
+    batches: list[list[int]],
+    after: Callable[[int], None] | None = None,
 ) -> None:
-    """The baseline: each batch's mean gradient, one step of torch.optim.AdamW."""
+    """The baseline: each batch's mean gradient, one step of torch.optim.AdamW, then `after(steps done)`."""
     outer = manifest.outer
     for name, tensor in model.named_parameters():
         tensor.requires_grad_(not name.endswith(FROZEN))
@@ -164,6 +202,8 @@ def train_plainly(
         for loss in losses(model, dataset.sequences[batch]):
             torch.autograd.backward(loss)
         optimizer.step()
+        if after is not None:
+            after(round_ + 1)
 
 
 def evaluate(model: OPTForCausalLM, sequences: np.ndarray) -> float:

@@ -15,6 +15,7 @@ signature covers one reading only. Floats do not occur: they travel as scaled in
 """
 
 import hashlib
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Self
 
 import cbor2
@@ -55,11 +56,12 @@ class Message(BaseModel):
         """The message that `raw` encodes. Raises MessageRefused on anything else."""
         if len(raw) > cls.MOST_BYTES:
             raise MessageRefused(f"{cls.DOMAIN}: {len(raw)} bytes, the largest has {cls.MOST_BYTES}")
+        value = plain_cbor(raw)
         try:
-            message = cls.model_validate(_tuples(plain_cbor(raw)))
+            message = cls.model_validate(_tuples(value))
         except ValidationError as error:
             raise MessageRefused(f"{cls.DOMAIN}: not a valid message ({_brief(error)})") from None
-        if message.encode() != raw:
+        if cbor2.dumps(value, canonical=True) != raw:
             raise MessageRefused(f"{cls.DOMAIN}: not in deterministic CBOR (RFC 8949 section 4.2.1)")
         return message
 
@@ -88,17 +90,21 @@ def tagged_hash(domain: str, *parts: bytes) -> bytes:
     return state.digest()
 
 
+@lru_cache
 def tagged(domain: str) -> bytes:
     """The prefix that keeps a hash or signature of one domain from meaning anything in another."""
     return b"edgeswarm/v1/" + domain.encode() + b"\0"
 
 
+_NESTED = (list, dict)
+
+
 def _tuples(value: Any) -> Any:
     # CBOR arrays arrive as lists; the strict, hashable form is a tuple.
-    if isinstance(value, list | tuple):
-        return tuple(_tuples(item) for item in value)
+    if isinstance(value, list):
+        return tuple([_tuples(item) if type(item) in _NESTED else item for item in value])
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
+        return {key: _tuples(item) if type(item) in _NESTED else item for key, item in value.items()}
     return value
 
 

@@ -330,7 +330,7 @@ class MembersStub:
         self.Transfer = channel.stream_unary(
                 '/edgeswarm.v1.Members/Transfer',
                 request_serializer=proto_dot_edgeswarm__pb2.Slab.SerializeToString,
-                response_deserializer=proto_dot_edgeswarm__pb2.Statement.FromString,
+                response_deserializer=proto_dot_edgeswarm__pb2.Ack.FromString,
                 _registered_method=True)
 
 
@@ -361,7 +361,7 @@ def add_MembersServicer_to_server(servicer, server):
             'Transfer': grpc.stream_unary_rpc_method_handler(
                     servicer.Transfer,
                     request_deserializer=proto_dot_edgeswarm__pb2.Slab.FromString,
-                    response_serializer=proto_dot_edgeswarm__pb2.Statement.SerializeToString,
+                    response_serializer=proto_dot_edgeswarm__pb2.Ack.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -417,7 +417,7 @@ class Members:
             target,
             '/edgeswarm.v1.Members/Transfer',
             proto_dot_edgeswarm__pb2.Slab.SerializeToString,
-            proto_dot_edgeswarm__pb2.Statement.FromString,
+            proto_dot_edgeswarm__pb2.Ack.FromString,
             options,
             channel_credentials,
             insecure,

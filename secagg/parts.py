@@ -25,3 +25,30 @@ def part_slices(size: int, owners: int, chunk: int) -> list[slice]:
 def owner_chain(part: int, owners: Sequence[PeerID], members: Sequence[PeerID]) -> list[PeerID]:
     """The owner of `part`, then those who step in, in turn, if it does not answer."""
     return [*owners[part:], *owners[:part], *(member for member in members if member not in owners)]
+
+
+class Cut:
+    """How one session's vector of `size` elements is cut; `parts`: indices of those that are not empty."""
+
+    def __init__(self, size: int, owners: Sequence[PeerID], dealers: Sequence[PeerID], chunk: int) -> None:
+        self.owners, self.dealers, self.chunk = owners, dealers, chunk
+        self.slices = part_slices(size, len(owners), chunk) if owners else []
+        self.parts = [part for part, where in enumerate(self.slices) if where.start < where.stop]
+
+    def chain(self, part: int) -> list[PeerID]:
+        """The owner of a part, and who steps in for it."""
+        return owner_chain(part, self.owners, self.dealers)
+
+    def elements(self, part: int) -> int:
+        """How many a part has."""
+        return int(self.slices[part].stop - self.slices[part].start)
+
+    def first(self, part: int) -> int:
+        """The index of a part's first chunk."""
+        return int(self.slices[part].start) // self.chunk
+
+    def holding(self, chunk: int) -> tuple[int, slice]:
+        """The part that a chunk is in, and the chunk's elements."""
+        low = chunk * self.chunk
+        part = next(part for part in self.parts if self.slices[part].start <= low < self.slices[part].stop)
+        return part, slice(low, min(low + self.chunk, self.slices[part].stop))

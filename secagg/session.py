@@ -1,542 +1,700 @@
 """One member's side of one aggregation session, sans-I/O.
 
 The promise: `Completed` carries the exact integer sum of the updates of one survivor set, the same
-at every member that completes; anything else is `Failed` with its reason, and nothing was applied.
+at every member that completes; anything else is `Failed` with its reason, and nothing was applied. With
+masks, nobody learns more of the survivors' updates than that sum, and of other updates nothing.
 
 An instance performs just one session. The caller feeds it what arrives (statements, parts, sums,
-timers) and carries out the effects it returns. The steps, each entered once and in this order:
+timers, finished jobs) and carries out the effects it returns. The steps, each entered once and in this order:
 
-    MASK    parts go to their owners, who answer with signed receipts; an owner that does not
-            answer is replaced by the next in the chain; a member with all receipts says `Delivered`
+    SHARE   everyone deals shares of its secrets; the proposer gathers the lists
+    READY   members sign that the lists hold; a quorum of signatures lets masks be used
+    MASK    masked parts go to their owners; an owner that does not take one is replaced by the next in
+            the chain; owners sign receipts for what they have
     AGREE   the proposer names the survivor set with its receipts; members sign it, once a session;
             a quorum of signatures makes it final
-    UNMASK  owners publish their part's sum over exactly that set, signed and hashed by chunk
+    UNMASK  members release shares for exactly that set; owners publish their part's sum without masks
 
-With `aggregation = "plain"` the parts are the updates themselves: the same path without masks.
-
->>> from secagg.parts import part_slices
->>> [s.stop - s.start for s in part_slices(200_000, 2, 65_536)]
-[131072, 68928]
+If the caller finds that the sum fails its sanity tests, survivors OPEN a chunk each: that shows the culprit.
+With `aggregation = "plain"` the parts are the updates themselves: the same path from MASK on.
 """
 
-import enum
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
-from proto.canonical import Message, PeerID, tagged_hash
+from proto.canonical import Message, PeerID
 from proto.errors import MessageRefused
+from secagg.findings import Findings
+from secagg.inputs import Inputs
+from secagg.interface import (
+    FROM,
+    Check,
+    Completed,
+    Effect,
+    Failed,
+    Job,
+    NotYet,
+    SendPart,
+    SendSum,
+    Sign,
+    Step,
+    Tell,
+    Terms,
+    Wait,
+    check_way,
+)
+from secagg.keys import Secrets, beacon_share
+from secagg.masks import Mask, add_masks, sum_unmasked
 from secagg.messages import (
     Advert,
-    Delivered,
+    Disclosure,
+    Evidence,
     FinalSet,
+    Opening,
     Part,
     PartSum,
+    Ready,
+    ReadySet,
     Receipt,
+    Release,
     SessionMessage,
     SetVote,
+    ShareList,
+    ShareLists,
+    Shown,
     SurvivorSet,
     chunk_hashes,
-    seed_commitment,
     session_id,
 )
-from secagg.parts import owner_chain, part_slices
+from secagg.opening import Asked, Claim, Openings, Sane, open_chunk
+from secagg.parts import Cut
+from secagg.proposer import Proposer, TooFew, all_of
+from secagg.receipts import Receipts
+from secagg.sharing import Dealt, Recovery, Sharing
+from secagg.sums import Sums
+from secagg.votes import check_quorum, check_vote
 
-M = TypeVar("M", bound=Message)
 S = TypeVar("S", bound=SessionMessage)
 T = TypeVar("T", bound=Part | PartSum)
-Sign = Callable[[Message], bytes]
-
-
-class Check(Protocol):
-    """Opens a signed statement: (signer, message). Raises MessageRefused."""
-
-    def __call__(self, raw: bytes, kind: type[M], /) -> tuple[PeerID, M]: ...
-
-
-class NotYet(MessageRefused):
-    """A transfer that comes before what it rests on; the caller may hold it for a while and ask again."""
-
-
-@dataclass(frozen=True)
-class Tell:
-    to: PeerID
-    raw: bytes
-
-
-@dataclass(frozen=True)
-class SendPart:
-    """Stream a part; its reply goes to `part_acknowledged`, its failure to `part_failed`."""
-
-    to: PeerID
-    session: bytes
-    part: int
-    header: bytes
-    data: np.ndarray
-
-
-@dataclass(frozen=True)
-class SendSum:
-    """Stream a part's sum; nobody waits for the reply."""
-
-    to: PeerID
-    session: bytes
-    part: int
-    header: bytes
-    data: np.ndarray
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Call `elapsed(name)` after so many seconds."""
-
-    name: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Completed:
-    """The sum over the survivors, in the ring, and what the record is made of."""
-
-    total: np.ndarray
-    survivors: tuple[PeerID, ...]
-    survivor_set: bytes
-    votes: tuple[tuple[PeerID, SetVote], ...]
-
-
-@dataclass(frozen=True)
-class Failed:
-    reason: str
-
-
-Effect = Tell | SendPart | SendSum | Wait | Completed | Failed
-
-
-class Step(enum.Enum):
-    MASK = "mask"
-    AGREE = "agree"
-    UNMASK = "unmask"
-    DONE = "done"
-    VOID = "void"
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a session is held to; all of it from the manifest and the last record.
-
-    `minimum`: members a survivor set needs, and signatures that make it final. `owners`: the members
-    that own a part each, in order; empty for all of them.
-    `mask_seconds`, `agree_seconds`: time for parts to arrive, and for each of the steps after.
-    `chunk`: elements in a chunk.
-    """
-
-    minimum: int
-    proposer: PeerID
-    mask_seconds: float
-    agree_seconds: float
-    chunk: int
-    owners: tuple[PeerID, ...] = ()
 
 
 @dataclass
 class Session:
     """One member's side. `adverts` maps every member to its signed advert and the advert itself.
 
-    `update`: integers of the ring, shape [size]. `statements`: what this member wants in the record; with
-    them its vote must stay below `MAX_VOTE` bytes.
+    `update`: integers of the ring, shape [size]; it is masked in place, and nobody else's any more.
+    `statements`: what this member wants in the record; with them its vote must stay below `MAX_VOTE` bytes.
     """
 
     me: PeerID
     adverts: Mapping[PeerID, tuple[bytes, Advert]]
-    update: np.ndarray
-    seed: bytes
-    statements: Sequence[bytes]
+    update: np.ndarray = field(repr=False)
+    secrets: Secrets
+    statements: Sequence[bytes] = field(repr=False)
     terms: Terms
     sign: Sign
     check: Check
-    evidence: list[tuple[bytes, bytes]] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.members = sorted(self.adverts)
         self.id = session_id(self.adverts[self.me][1], [raw for raw, _ in self.adverts.values()])
-        self.step = Step.MASK
-        self.owners = self.terms.owners or tuple(self.members)
-        self.slices = part_slices(len(self.update), len(self.owners), self.terms.chunk)
-        self.parts = [p for p, s in enumerate(self.slices) if s.start < s.stop]
-        self._chains = {p: owner_chain(p, self.owners, self.members) for p in self.parts}
-        self._headers: dict[int, bytes] = {}
-        self._receipts: dict[int, bytes] = {}
-        self._inputs: dict[tuple[int, PeerID], tuple[bytes, np.ndarray]] = {}
-        self._delivered: dict[PeerID, tuple[bytes, dict[int, PeerID]]] = {}
+        self.step = Step.SHARE
+        self.dealers: tuple[PeerID, ...] = ()
+        self.cut = Cut(0, (), (), self.terms.chunk)
+        self._receipts = Receipts(self.cut)
+        self._proposer = Proposer(self.id, self.terms.minimum)
+        self.chunks = -(-len(self.update) // self.terms.chunk)
+        threshold = self.terms.threshold
+        sharing = Sharing(self.me, self.adverts, self.id, self.secrets, threshold, self.chunks)
+        self._sharing = sharing if threshold else None
+        self._findings = Findings(self.evidence)
+        self._own: dict[bytes, Message] = {}  # what this member signed needs no check when it comes back
+        self._announced: dict[tuple[type[SessionMessage], PeerID], tuple[bytes, Part | PartSum]] = {}
+        self._early: dict[tuple[type[SessionMessage], PeerID], bytes] = {}
+        self._lists: tuple[bytes, bytes] | None = None  # the signed ShareLists, and its digest
+        self._ready: bytes | None = None
+        self._chains: dict[int, list[PeerID]] = {}
+        self._headers: dict[int, tuple[bytes, Part]] = {}
+        self._inputs = Inputs()
         self._signed_set: tuple[bytes, bytes] | None = None  # the proposal and this member's vote
-        self._proposal: bytes | None = None
-        self._votes: dict[PeerID, bytes] = {}
-        self._final: FinalSet | None = None
+        self._read_set: tuple[bytes, SurvivorSet, dict[int, PeerID]] | None = None
         self._set: SurvivorSet | None = None
         self._final_votes: tuple[tuple[PeerID, SetVote], ...] = ()
-        self._total = np.empty_like(self.update)
-        self._summed: set[int] = set()
-        self._caught: set[PeerID] = set()
+        self._recovery: Recovery | None = None
+        self._sums: Sums | None = None
+        self._disclosed: set[tuple[PeerID, str]] = set()
+        self._openings: Openings | None = None
+        self._asked, self._has_opened = Asked(self.terms.colluders), False
+        self._held_openings: dict[PeerID, bytes] = {}
 
     # -- what the caller feeds ------------------------------------------------------------------
 
     def start(self) -> list[Effect]:
-        """Send every part to its owner."""
-        effects: list[Effect] = [
-            Wait("mask", self.terms.mask_seconds),
-            Wait("set", self.terms.mask_seconds + 2 * self.terms.agree_seconds),
-        ]
-        for part in self.parts:
-            data = self.update[self.slices[part]]
-            header = Part(session=self.id, part=part, hashes=chunk_hashes(data, self.terms.chunk))
-            self._headers[part] = self.sign(header)
-            effects += self._send_part(part)
-        return effects
+        """Deal shares; without masks, send every part to its owner."""
+        agree, mask = self.terms.agree_seconds, self.terms.mask_seconds
+        if self._sharing is None:
+            return [Wait("set", mask + 2 * agree), *self._begin_mask(tuple(self.members))]
+        deal = Job(self.id, ("deal",), self._sharing.deal)
+        return [Wait("share", agree), Wait("set", mask + 4 * agree), deal]
 
-    def expect(self, sender: PeerID, header: bytes, kind: type[Part | PartSum]) -> int:
-        """How many elements must follow this header. Raises MessageRefused, or NotYet."""
-        return self._size(self._awaited(sender, header, kind).part)
+    def receive(self, sender: PeerID, raw: bytes, kind: type[SessionMessage]) -> list[Effect]:
+        """A statement for this session. Raises MessageRefused; a refusal changes nothing."""
+        check_way(kind, sender, self.me, self.terms.proposer)
+        if self.step is Step.VOID and kind is not Disclosure:
+            return self._answer(sender, self._open(sender, raw, kind)) if kind in (Shown, Opening) else []
+        if self.step < Step.UNMASK and kind is Shown:
+            answer = self._answer(sender, self._open(sender, raw, kind))
+            if not answer:
+                raise MessageRefused("shown: no sum is near, this is not held")
+            return answer
+        if self.step < FROM[kind]:
+            message = self._open(sender, raw, kind)
+            self._early.setdefault((kind, sender), raw)
+            return self._answer(sender, message)
+        return _HANDLERS[kind](self, sender, raw)
 
-    def part_arrived(self, sender: PeerID, header: bytes, data: np.ndarray) -> bytes:
-        """A member's part is here in full: this owner's signed receipt for it."""
-        message = self._awaited(sender, header, Part)
-        self._check_chunks(message, data)
-        self._inputs[message.part, sender] = (header, data)
-        return self._receipt(message.part, sender, header)
+    def room(self, sender: PeerID, header: bytes, kind: type[Part | PartSum]) -> np.ndarray:
+        """Where the data that follow this header go. Raises MessageRefused, or NotYet."""
+        message = self._awaited(sender, header, kind)
+        return np.empty(self.cut.elements(message.part), self.update.dtype)
 
-    def sum_arrived(self, sender: PeerID, header: bytes, data: np.ndarray) -> list[Effect]:
-        """An owner's part sum is here in full."""
-        message = self._awaited(sender, header, PartSum)
-        self._check_chunks(message, data)
-        return self._keep_sum(message.part, data)
-
-    def part_acknowledged(self, part: int, owner: PeerID, receipt: bytes) -> list[Effect]:
-        """An owner's reply to a part. A false receipt counts as no answer."""
-        if part in self._receipts or self.step in (Step.DONE, Step.VOID):
-            return []
-        try:
-            self._check_receipt(receipt, part, owner, self.me, self._headers[part])
-        except MessageRefused:
-            return self.part_failed(part, owner)
-        return self._keep_receipt(part, receipt)
+    def arrived(self, sender: PeerID, header: bytes, kind: type[T], data: np.ndarray) -> list[Effect]:
+        """What `room` gave is filled."""
+        message = self._awaited(sender, header, kind)
+        if data.dtype != self.update.dtype or data.shape != (self.cut.elements(message.part),):
+            raise MessageRefused(f"{message.DOMAIN}: {data.shape} {data.dtype} for part {message.part}")
+        if isinstance(message, PartSum):
+            self._summing.put(message.part, header, data)
+        elif self._inputs.has(message.part, sender):
+            return []  # sent again
+        else:
+            self._inputs.put(sender, header, message, data)
+        name = (message.DOMAIN, message.part, sender)
+        return [Job(self.id, name, lambda: chunk_hashes(data, self.terms.chunk) == message.hashes)]
 
     def part_failed(self, part: int, owner: PeerID) -> list[Effect]:
         """`owner` did not take the part: the next in the chain is asked."""
         chain = self._chains[part]
-        if self.step is not Step.MASK or part in self._receipts or not chain or chain[0] != owner:
+        if self.step is not Step.MASK or not chain or chain[0] != owner:
             return []
         chain.pop(0)
         if not chain:
             return self._fail(f"no member took part {part}")
         return self._send_part(part)
 
-    def receive(self, sender: PeerID, raw: bytes, kind: type[Message]) -> list[Effect]:
-        """A statement for this session. Raises MessageRefused; a refusal changes nothing."""
-        if self.step is Step.VOID:
+    def job_done(self, name: tuple[str | int, ...], value: Any) -> list[Effect]:
+        """A `Job` has given `value`. Raises MessageRefused if it shows data that are not their header's."""
+        if self.step >= Step.DONE:
             return []
-        if kind is Delivered:
-            return self._on_delivered(sender, raw)
-        if kind is SurvivorSet:
-            return self._on_survivor_set(sender, raw)
-        if kind is SetVote:
-            return self._on_set_vote(sender, raw)
-        if kind is FinalSet:
-            return self._on_final_set(sender, raw)
-        raise MessageRefused(f"{kind.DOMAIN}: not a statement of a session")
+        match name:
+            case ("deal",):
+                return self._tell_proposer(value)
+            case ("mask", int(part)):
+                sent = Part(session=self.id, part=part, hashes=value)
+                self._headers[part] = (self._sign(sent), sent)
+                return self._send_part(part)
+            case ("sum", int(part)):
+                return self._publish_sum(part, value)
+            case ("part", int(part), str(sender)):
+                return self._keep_input(part, sender, value)
+            case ("part-sum", int(part), str()):
+                self._summing.checked(part, value)
+                return self._complete()
+        raise ValueError(f"{name} is no job of this session")
 
     def elapsed(self, name: str) -> list[Effect]:
         """A timer asked for by `Wait` has run out."""
-        if self.step in (Step.DONE, Step.VOID):
+        if self.step >= Step.DONE:
             return []
-        if name in ("mask", "straggle") and self._proposing and self._proposal is None:
-            return self._propose() if name == "mask" or self._enough() else []
-        if name == "votes" and self._final is None:
-            return self._finish_votes()
-        if name == "set" and self._final is None:
-            return self._fail("no survivor set became final in time")
+        if name == "set" and self._set is None:
+            return self._fail(f"no survivor set became final in time, after {self.step.name.lower()}")
         if name == "sums":
-            missing = [p for p in self.parts if p not in self._summed]
-            return self._fail(f"no sum came for part {missing[0]} of {len(self.parts)}")
+            if self._recovery is not None and not self._recovery.complete:
+                return self._fail("too few shares came to take the masks off")
+            return self._fail(f"no sum came for part {self._summing.missing[0]} of {len(self.cut.parts)}")
+        if name.startswith("receipt "):
+            return self._sign_receipt(int(name.split()[1]))
+        try:
+            return self._propose_late(name) if self.me == self.terms.proposer else []
+        except TooFew as few:
+            return self._fail(str(few))
+
+    def _propose_late(self, name: str) -> list[Effect]:
+        """Propose with what has come in time. Raises TooFew."""
+        if name == "share" and self._lists is None:
+            return self._propose_lists()
+        if name == "ready" and self.step is Step.READY:
+            return self._tell_all(self._proposer.ready_set())
+        if name == "mask" and self.step is Step.MASK and self._proposer.proposal is None:
+            return self._propose(late=True)
+        if name == "votes" and self._set is None:
+            return self._tell_all(self._proposer.final_set())
         return []
+
+    # -- SHARE ------------------------------------------------------------------------------------
+
+    def _on_share_list(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        self._shares.check_shape(sender, self._open(sender, raw, ShareList))
+        self._proposer.lists.setdefault(sender, raw)
+        if self._lists is not None or not all_of(self._proposer.lists, self.members):
+            return []
+        return self._propose_lists()
+
+    def _propose_lists(self) -> list[Effect]:
+        return [Wait("ready", self.terms.agree_seconds), *self._tell_all(self._proposer.share_lists())]
+
+    def _on_share_lists(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        message = self._open(sender, raw, ShareLists)
+        if self._lists is not None:
+            if self._lists[0] != raw:
+                self._findings.convict("two lists", sender, self._lists[0], raw)
+                raise MessageRefused("share-lists: the proposer sent two different ones")
+            return [] if self._ready is None else self._tell(sender, self._ready, Ready)
+        dealt: dict[PeerID, Dealt] = {}
+        for one in message.lists:
+            dealer, opened = self._said(one, ShareList)
+            self._shares.check_shape(dealer, opened)
+            dealt[dealer] = Dealt(one, opened)
+        if list(dealt) != sorted(dealt) or not self.terms.minimum <= len(dealt) == len(message.lists):
+            raise MessageRefused(
+                f"share-lists: {len(message.lists)} lists; {self.terms.minimum} or more, sorted, are needed"
+            )
+        wrong = self._shares.accept(dealt)
+        self._lists = (raw, message.digest())
+        self.dealers = tuple(dealt)
+        self.step = Step.READY
+        differing = self._shares.differing_pairs()
+        if differing:
+            disclosed = self._disclose("mask") if any(self.me in pair for pair in differing) else []
+            failed = self._fail(f"the pair keys of {' and '.join(differing[0])} differ")
+            return [*disclosed, *failed, *self._replay()]  # a disclosure may have come before the lists
+        if wrong:  # never ready: by counting, its shares are among those that may be known (protocol.md)
+            return [*self._disclose("seal"), *self._replay()]
+        if self.me not in dealt:
+            return self._replay()
+        self._ready = self._sign(Ready(session=self.id, lists=self._lists[1]))
+        return [*self._tell(sender, self._ready, Ready), *self._replay()]
+
+    # -- READY ------------------------------------------------------------------------------------
+
+    def _on_ready(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        self._check_ready(sender, self._open(sender, raw, Ready))
+        if self.step is not Step.READY:
+            return []
+        self._proposer.ready.setdefault(sender, raw)
+        complete = all_of(self._proposer.ready, self.dealers)
+        return self._tell_all(self._proposer.ready_set()) if complete else []
+
+    def _check_ready(self, signer: PeerID, message: Ready) -> None:
+        if self._lists is None or signer not in self._shares.dealt:
+            raise MessageRefused(f"ready: {signer} dealt no shares in this session")
+        if message.lists != self._lists[1]:
+            raise MessageRefused("ready: for other share lists")
+
+    def _on_ready_set(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        message = self._open(sender, raw, ReadySet)
+        if self.step is not Step.READY:
+            return []
+        said = [self._said(one, Ready) for one in message.ready]
+        for signer, ready in said:
+            self._check_ready(signer, ready)
+        signers = [signer for signer, _ in said]
+        check_quorum("ready-set", signers, self.terms.minimum)
+        # Only they mask, and only they can survive: whoever has shown its mask key is never ready.
+        return self._begin_mask(tuple(signers))
 
     # -- MASK -------------------------------------------------------------------------------------
 
+    def _begin_mask(self, dealers: tuple[PeerID, ...]) -> list[Effect]:
+        self.step, self.dealers = Step.MASK, dealers
+        owners = tuple(owner for owner in self.terms.owners if owner in dealers) or dealers
+        self.cut = Cut(len(self.update), owners, dealers, self.terms.chunk)
+        self._chains = {part: self.cut.chain(part) for part in self.cut.parts}
+        self._receipts = self._proposer.receipts = Receipts(self.cut)
+        effects: list[Effect] = [Wait("mask", self.terms.mask_seconds)]
+        if self.me in dealers:
+            masks = [] if self._sharing is None else self._sharing.masks()
+            effects += [Job(self.id, ("mask", p), partial(self._mask, p, masks)) for p in self.cut.parts]
+        return [*effects, *self._replay()]
+
+    def _mask(self, part: int, masks: list[Mask]) -> tuple[bytes, ...]:
+        return add_masks(self.update[self.cut.slices[part]], self.cut.first(part), masks, self.terms.chunk)
+
     def _send_part(self, part: int) -> list[Effect]:
         owner = self._chains[part][0]
-        header, data = self._headers[part], self.update[self.slices[part]]
+        (header, message), data = self._headers[part], self.update[self.cut.slices[part]]
         if owner != self.me:
             return [SendPart(owner, self.id, part, header, data)]
-        self._inputs[part, self.me] = (header, data)
-        return self._keep_receipt(part, self._receipt(part, self.me, header))
+        self._inputs.put(self.me, header, message, data)
+        try:
+            return self._keep_input(part, self.me, True)
+        except MessageRefused:
+            return []  # its receipt is out: this member is no survivor
 
-    def _receipt(self, part: int, sender: PeerID, header: bytes) -> bytes:
-        digest = _header_digest(header)
-        return self.sign(Receipt(session=self.id, part=part, sender=sender, header=digest))
+    def _keep_input(self, part: int, sender: PeerID, holds: bool) -> list[Effect]:
+        held = self._inputs.checked(part, sender, holds)
+        if held == len(self.dealers):
+            return self._sign_receipt(part)
+        return [Wait(f"receipt {part}", self.terms.mask_seconds / 4)] if held == self.terms.minimum else []
 
-    def _keep_receipt(self, part: int, receipt: bytes) -> list[Effect]:
-        self._receipts[part] = receipt
-        if len(self._receipts) < len(self.parts):
+    def _sign_receipt(self, part: int) -> list[Effect]:
+        senders, headers = self._inputs.close(part)
+        if not senders:
             return []
-        raw = self.sign(
-            Delivered(session=self.id, receipts=tuple(self._receipts[part] for part in self.parts))
-        )
-        return self._tell(self.terms.proposer, raw, self._on_delivered)
+        return self._tell_proposer(Receipt(session=self.id, part=part, senders=senders, headers=headers))
 
     # -- AGREE ------------------------------------------------------------------------------------
 
-    @property
-    def _proposing(self) -> bool:
-        return self.me == self.terms.proposer
-
-    def _enough(self) -> bool:
-        return len(self._delivered) >= self.terms.minimum
-
-    def _on_delivered(self, sender: PeerID, raw: bytes) -> list[Effect]:
-        if not self._proposing:
-            raise MessageRefused("delivered: this member is not the proposer")
-        message = self._open(sender, raw, Delivered)
-        if self._proposal is not None or sender in self._delivered:
+    def _on_receipt(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        other = self._receipts.add(sender, raw, self._open(sender, raw, Receipt))
+        if other is not None:
+            self._findings.convict("two receipts", sender, other, raw)
+        if self._proposer.proposal is not None or self.step is not Step.MASK:
             return []
-        self._delivered[sender] = (raw, self._receipt_owners(sender, message))
-        if len(self._delivered) == len(self.members):
-            return self._propose()
-        if len(self._delivered) == self.terms.minimum:
-            return [Wait("straggle", self.terms.mask_seconds / 4)]
-        return []
+        _, survivors = self._receipts.candidates(late=False)
+        return self._propose() if len(survivors) >= self.terms.minimum else []
 
-    def _receipt_owners(self, sender: PeerID, message: Delivered) -> dict[int, PeerID]:
-        """Who gave `sender` a receipt for each part; raises MessageRefused if one does not hold."""
-        if len(message.receipts) != len(self.parts):
-            raise MessageRefused(f"delivered: {len(message.receipts)} receipts for {len(self.parts)} parts")
-        owners: dict[int, PeerID] = {}
-        for part, raw in zip(self.parts, message.receipts, strict=True):
-            owner, receipt = self.check(raw, Receipt)
-            right = (receipt.session, receipt.part, receipt.sender) == (self.id, part, sender)
-            if not right or owner not in self.adverts:
-                raise MessageRefused(f"delivered: the receipt for part {part} is for something else")
-            owners[part] = owner
-        return owners
-
-    def _propose(self) -> list[Effect]:
-        owners = tuple(self._choose_owner(part) for part in range(len(self.owners)))
-        survivors = tuple(
-            member
-            for member in self.members
-            if member in self._delivered
-            and all(self._delivered[member][1][part] == owners[part] for part in self.parts)
-        )
-        if len(survivors) < self.terms.minimum:
-            return self._fail(f"{len(survivors)} members delivered, {self.terms.minimum} are needed")
-        delivered = tuple(self._delivered[member][0] for member in survivors)
-        self._proposal = self.sign(
-            SurvivorSet(session=self.id, survivors=survivors, owners=owners, delivered=delivered)
-        )
-        effects: list[Effect] = [Tell(member, self._proposal) for member in self.members if member != self.me]
-        return [
-            *effects,
-            Wait("votes", self.terms.agree_seconds),
-            *self._on_survivor_set(self.me, self._proposal),
-        ]
-
-    def _choose_owner(self, part: int) -> PeerID:
-        # The one most receipts name; where they name several alike, one that is here to publish the sum.
-        chain = owner_chain(part, self.owners, self.members)
-        if part not in self.parts:
-            return chain[0]
-        named = [owners[part] for _, owners in self._delivered.values()]
-        return max(
-            chain, key=lambda owner: (named.count(owner), owner in self._delivered, -chain.index(owner))
-        )
+    def _propose(self, late: bool = False) -> list[Effect]:
+        proposed = self._proposer.survivor_set(late)
+        raw = self._sign(proposed)
+        self._proposer.proposal = (raw, proposed)
+        own = self.receive(self.me, raw, SurvivorSet)
+        return [*self._broadcast(raw), Wait("votes", self.terms.agree_seconds), *own]
 
     def _on_survivor_set(self, sender: PeerID, raw: bytes) -> list[Effect]:
-        proposed = self._open(sender, raw, SurvivorSet)
-        if sender != self.terms.proposer:
-            raise MessageRefused(f"survivor-set: {sender} is not the proposer")
         if self._signed_set is not None:
+            self._open(sender, raw, SurvivorSet)
             if self._signed_set[0] != raw:
-                self._convict(sender, self._signed_set[0], raw)
+                self._findings.convict("two sets", sender, self._signed_set[0], raw)
                 raise MessageRefused("survivor-set: the proposer sent two different sets")
-            return self._tell(sender, self._signed_set[1], self._on_set_vote)
-        self._check_set(proposed)
-        if self._final is not None:
+            return self._tell(sender, self._signed_set[1], SetVote)
+        proposed, _ = self._checked_set(sender, raw)
+        if self._set is not None:
             return []
-        vote = self.sign(
-            SetVote(
-                session=self.id,
-                survivor_set=proposed.digest(),
-                seed=self.seed,
-                statements=tuple(self.statements),
-            )
+        vote = SetVote(
+            session=self.id,
+            survivor_set=proposed.digest(),
+            seed=self.secrets.seed if self._sharing is None else None,
+            statements=tuple(self.statements),
         )
-        self._signed_set = (raw, vote)
+        self._signed_set = (raw, self._sign(vote))
         self.step = Step.AGREE
-        return self._tell(sender, vote, self._on_set_vote)
+        return [*self._tell(sender, self._signed_set[1], SetVote), *self._replay()]
 
-    def _check_set(self, proposed: SurvivorSet) -> None:
-        survivors, owners = proposed.survivors, proposed.owners
-        if list(survivors) != sorted(set(survivors)) or not set(survivors) <= set(self.members):
-            raise MessageRefused("survivor-set: survivors must be members, each once, in order")
-        if len(survivors) < self.terms.minimum:
-            raise MessageRefused(f"survivor-set: {len(survivors)} survivors, at least {self.terms.minimum}")
-        if len(owners) != len(self.owners) or not set(owners) <= set(self.members):
-            raise MessageRefused("survivor-set: each part needs an owner among the members")
-        if len(proposed.delivered) != len(survivors):
-            raise MessageRefused("survivor-set: each survivor's receipts must be listed")
-        for survivor, raw in zip(survivors, proposed.delivered, strict=True):
-            named = self._receipt_owners(survivor, self._open(survivor, raw, Delivered))
-            if any(named[part] != owners[part] for part in self.parts):
-                raise MessageRefused(f"survivor-set: {survivor} has receipts from other owners")
+    def _checked_set(self, sender: PeerID, raw: bytes) -> tuple[SurvivorSet, dict[int, PeerID]]:
+        """A survivor set that its receipts carry, and the owner of each part. Raises MessageRefused."""
+        if self._read_set is not None and self._read_set[0] == raw:
+            return self._read_set[1:]
+        proposed = self._open(sender, raw, SurvivorSet)
+        if len(proposed.survivors) < self.terms.minimum:
+            raise MessageRefused(
+                f"survivor-set: {len(proposed.survivors)} survivors, at least {self.terms.minimum}"
+            )
+        receipts = [self._said(raw, Receipt) for raw in proposed.receipts]
+        owners = self._receipts.owners_of(proposed.survivors, receipts)
+        self._read_set = (raw, proposed, owners)
+        return proposed, owners
 
     def _on_set_vote(self, sender: PeerID, raw: bytes) -> list[Effect]:
-        if not self._proposing or self._proposal is None:
+        if self._proposer.proposal is None:
             raise MessageRefused("set-vote: this member proposed nothing")
-        self._check_vote(sender, raw, self.check(self._proposal, SurvivorSet)[1].digest())
-        if self._final is not None or sender in self._votes:
+        proposed = self._proposer.proposal[1]
+        self._check_vote(sender, self._open(sender, raw, SetVote), proposed.digest())
+        if self._set is not None:
             return []
-        self._votes[sender] = raw
-        return self._finish_votes() if len(self._votes) == len(self.members) else []
+        self._proposer.votes.setdefault(sender, raw)
+        complete = all_of(self._proposer.votes, proposed.survivors)
+        return self._tell_all(self._proposer.final_set()) if complete else []
 
-    def _check_vote(self, sender: PeerID, raw: bytes, digest: bytes) -> SetVote:
-        vote = self._open(sender, raw, SetVote)
-        if vote.survivor_set != digest:
-            raise MessageRefused("set-vote: for another survivor set")
-        if seed_commitment(vote.seed) != self.adverts[sender][1].seed_commitment:
-            raise MessageRefused(f"set-vote: {sender} reveals a seed its advert did not commit to")
-        return vote
-
-    def _finish_votes(self) -> list[Effect]:
-        if len(self._votes) < self.terms.minimum:
-            return self._fail(f"{len(self._votes)} members signed the set, {self.terms.minimum} are needed")
-        assert self._proposal is not None
-        votes = tuple(self._votes[member] for member in sorted(self._votes))
-        digest = self.check(self._proposal, SurvivorSet)[1].digest()
-        raw = self.sign(FinalSet(session=self.id, survivor_set=digest, proposal=self._proposal, votes=votes))
-        tells: list[Effect] = [Tell(member, raw) for member in self.members if member != self.me]
-        return [*tells, *self._on_final_set(self.me, raw)]
+    def _check_vote(self, sender: PeerID, vote: SetVote, survivor_set: bytes) -> None:
+        check_vote(sender, self.adverts[sender][1], vote, survivor_set, self._sharing is not None)
 
     def _on_final_set(self, sender: PeerID, raw: bytes) -> list[Effect]:
         final = self._open(sender, raw, FinalSet)
-        if self._final is not None:
+        if self._set is not None:
             return []
-        proposed = self._open(self.terms.proposer, final.proposal, SurvivorSet)
+        proposed, owners = self._checked_set(sender, final.proposal)
         if proposed.digest() != final.survivor_set:
             raise MessageRefused("final-set: the votes are for another proposal")
-        self._check_set(proposed)
-        votes: dict[PeerID, SetVote] = {}
-        for vote in final.votes:
-            signer, _ = self.check(vote, SetVote)
-            votes[signer] = self._check_vote(signer, vote, final.survivor_set)
-        if len(votes) < self.terms.minimum or list(votes) != sorted(votes):
-            raise MessageRefused(f"final-set: {len(votes)} votes in order, {self.terms.minimum} are needed")
-        self._final, self._set, self.step = final, proposed, Step.UNMASK
-        self._final_votes = tuple(votes.items())
-        return [Wait("sums", self.terms.mask_seconds), *self._publish_sums()]
+        if self._signed_set is not None and self._signed_set[0] != final.proposal:
+            self._findings.convict("two sets", sender, self._signed_set[0], final.proposal)
+        votes = [self._said(vote, SetVote) for vote in final.votes]
+        for signer, vote in votes:
+            self._check_vote(signer, vote, final.survivor_set)
+        check_quorum("final-set", [signer for signer, _ in votes], self.terms.minimum)
+        self._set, self.step = proposed, Step.UNMASK
+        self._sums = Sums(self.cut, owners, final.survivor_set, len(self.update), self.update.dtype)
+        self._final_votes = tuple(votes)
+        wait = Wait("sums", self.terms.mask_seconds)
+        if self._sharing is None:
+            return [wait, *self._sum_parts()]
+        self._recovery = Recovery(self._sharing, final.survivor_set, proposed.survivors)
+        release = self._sharing.release(final.survivor_set, proposed.survivors)
+        return [wait, *self._tell_all(release), *self._replay()]
 
     # -- UNMASK -----------------------------------------------------------------------------------
 
-    def _publish_sums(self) -> list[Effect]:
+    def _on_release(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        message = self._open(sender, raw, Release)
+        if self._recovery is None:
+            raise MessageRefused("release: nothing is masked here")
+        complete = self._recovery.complete
+        for found in self._recovery.add(sender, message, raw):
+            self._findings.keep(found)
+        if complete or not self._recovery.complete:
+            return []
+        return [*self._sum_parts(), *self._complete()]
+
+    def _sum_parts(self) -> list[Effect]:
         assert self._set is not None
+        masks = [] if self._recovery is None else self._recovery.masks()
         effects: list[Effect] = []
-        for part in self.parts:
-            if self._set.owners[part] != self.me:
+        for part in self.cut.parts:
+            if self._summing.owners[part] != self.me:
                 continue
-            inputs = [self._inputs.get((part, survivor)) for survivor in self._set.survivors]
-            total = self._total[self.slices[part]]
-            total[:] = 0
-            for held in inputs:
-                if held is None:
-                    return self._fail(f"part {part}: this owner lacks an input it has a receipt out for")
-                np.add(total, held[1], out=total)
-            header = self.sign(
-                PartSum(
-                    session=self.id,
-                    part=part,
-                    survivor_set=self._set.digest(),
-                    hashes=chunk_hashes(total, self.terms.chunk),
-                )
-            )
-            effects += [
-                SendSum(peer, self.id, part, header, total) for peer in self.members if peer != self.me
-            ]
-            effects += self._keep_sum(part, total)
+            try:
+                data = self._inputs.take(part, self._set.survivors)
+            except MessageRefused as refusal:
+                return self._fail(str(refusal))
+            effects.append(Job(self.id, ("sum", part), partial(self._sum, part, data, masks)))
+        self._inputs.drop()
         return effects
 
-    def _keep_sum(self, part: int, data: np.ndarray) -> list[Effect]:
+    def _sum(self, part: int, inputs: list[np.ndarray], masks: list[Mask]) -> tuple[bytes, ...]:
+        total = self._summing.of(part)
+        return sum_unmasked(inputs, self.cut.first(part), masks, self.terms.chunk, total)
+
+    def _publish_sum(self, part: int, hashes: tuple[bytes, ...]) -> list[Effect]:
         assert self._set is not None
-        if part in self._summed or self.step is not Step.UNMASK:
-            return []
-        self._summed.add(part)
-        target = self._total[self.slices[part]]
-        if target is not data:
-            target[:] = data
-        if len(self._summed) < len(self.parts):
+        header = self._sign(
+            PartSum(session=self.id, part=part, survivor_set=self._set.digest(), hashes=hashes)
+        )
+        self._summing.headers[part] = header
+        total = self._summing.of(part)
+        sends: list[Effect] = [SendSum(peer, self.id, part, header, total) for peer in self._others()]
+        return [*sends, *self._complete()]
+
+    def _complete(self) -> list[Effect]:
+        recovered = self._recovery is None or self._recovery.complete
+        if self._set is None or self._summing.missing or not recovered:
             return []
         self.step = Step.DONE
-        digest = self._set.digest()
-        return [Completed(self._total, self._set.survivors, digest, self._final_votes)]
+        survivors = self._set.survivors
+        if self._recovery is None:
+            seeds = [vote.seed for _, vote in self._final_votes if vote.seed is not None]
+        else:
+            seeds = [self._recovery.seeds[survivor] for survivor in survivors]
+        beacon = tuple(beacon_share(seed) for seed in seeds)
+        return [Completed(self._summing.total, survivors, self._set.digest(), self._final_votes, beacon)]
 
-    # -- shared -----------------------------------------------------------------------------------
+    # -- OPEN -------------------------------------------------------------------------------------
+
+    def open_chunk(self, index: int, sane: Sane) -> list[Effect]:
+        """The sum failed in chunk `index`: show this member's masked integers, look at everyone's."""
+        if self.step is not Step.DONE or self._set is None:
+            return []
+        part, _ = self.cut.holding(index)
+        receipt, published = self._set.receipts[self.cut.parts.index(part)], self._summing.headers[part]
+        claim = Claim(
+            self._summing.owners[part],
+            (receipt, self._said(receipt, Receipt)[1]),
+            (published, self._said(published, PartSum)[1]),
+        )
+        survivors, dtype = self._set.survivors, self.update.dtype
+        self._openings = Openings(
+            self._sharing, self._recovery, self.adverts, survivors, self.cut, index, dtype, claim, sane
+        )
+        self.step = Step.OPEN
+        if self.me not in survivors:
+            return self._replay()
+        raw, own = self._show(index), list[Effect]()
+        with suppress(MessageRefused):  # an owner may have signed for another header than this member's
+            own = self.receive(self.me, raw, Shown)
+        return [*self._broadcast(raw), *own, *self._replay()]
+
+    def _show(self, index: int) -> bytes:
+        """This member's masked integers in a chunk, signed; the owner has them."""
+        part, where = self.cut.holding(index)
+        header, data = self._headers[part][0], self.update[where].tobytes()
+        return self._sign(Shown(session=self.id, chunk=index, header=header, data=data))
+
+    def _answer(self, sender: PeerID, message: SessionMessage) -> list[Effect]:
+        """What this member tells of a chunk that is not, or not yet, the one that its own sum fails in."""
+        if sender == self.me or not isinstance(message, Shown | Opening) or not message.chunk < self.chunks:
+            return []
+        if isinstance(message, Opening):
+            return self._open_keys(message.chunk) if self._asked.to_open(sender, message.chunk) else []
+        masked = bool(self._headers) and self.cut.holding(message.chunk)[0] in self._headers
+        shows = masked and self._asked.to_show(sender)
+        return [Tell(sender, self._show(message.chunk))] if shows else []
+
+    def _open_keys(self, index: int) -> list[Effect]:
+        if self._has_opened or self._sharing is None or not self._headers:
+            return []
+        self._has_opened = True
+        return self._tell_all(open_chunk(self._sharing, index))
+
+    @property
+    def silent(self) -> set[PeerID]:
+        """Who may be why a sum failed, where nothing convicts anybody: `Openings.silent`."""
+        bounds = self.me, self.terms.minimum, self.terms.colluders
+        return set() if self._openings is None else self._openings.silent(*bounds)
+
+    def _on_shown(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        assert self._openings is not None
+        message, could = self._open(sender, raw, Shown), self._openings.may_open
+        answer = self._answer(sender, message) if message.chunk != self._openings.chunk else []
+        if answer:
+            return answer
+        header = self._open(sender, message.header, Part)
+        for found in self._openings.show(sender, raw, message, header):
+            self._findings.keep(found)
+        if could or not self._openings.may_open or self._sharing is None:
+            return []
+        for peer, early in self._held_openings.items():
+            with suppress(MessageRefused):
+                self._on_opening(peer, early)
+        return self._open_keys(message.chunk)
+
+    def _on_opening(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        assert self._openings is not None
+        message = self._open(sender, raw, Opening)
+        answer = self._answer(sender, message)
+        if not self._openings.may_open:
+            self._held_openings[sender] = raw
+        elif message.chunk == self._openings.chunk or not answer:
+            for found in self._openings.open(sender, raw, message):
+                self._findings.keep(found)
+        return answer
+
+    # -- evidence ---------------------------------------------------------------------------------
+
+    def _on_disclosure(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        message = self._open(sender, raw, Disclosure)
+        if (sender, message.kind) in self._disclosed:
+            return []
+        if self._lists is None:
+            raise MessageRefused("disclosure: this member has seen no share lists")
+        self._disclosed.add((sender, message.kind))
+        for found in self._shares.judge(sender, message, raw):
+            self._findings.keep(found)
+        return []
+
+    def _disclose(self, kind: str) -> list[Effect]:
+        """Show who lied; this member then masks nothing in this session, so the key gives nothing away."""
+        raw = self._sign(self._shares.disclose(kind))
+        return [*self._broadcast(raw), *self._on_disclosure(self.me, raw)]
+
+    # -- all steps --------------------------------------------------------------------------------
+
+    @property
+    def _shares(self) -> Sharing:
+        if self._sharing is None:
+            raise MessageRefused("share: nothing is masked in this session")
+        return self._sharing
+
+    def _tell_proposer(self, message: SessionMessage) -> list[Effect]:
+        return self._tell(self.terms.proposer, self._sign(message), type(message))
+
+    def _broadcast(self, raw: bytes) -> list[Effect]:
+        return [Tell(member, raw) for member in self._others()]
+
+    @property
+    def _summing(self) -> Sums:
+        assert self._sums is not None  # there is one from UNMASK on
+        return self._sums
+
+    def _others(self) -> list[PeerID]:
+        return [member for member in self.members if member != self.me]
+
+    def _tell(self, to: PeerID, raw: bytes, kind: type[SessionMessage]) -> list[Effect]:
+        return self.receive(self.me, raw, kind) if to == self.me else [Tell(to, raw)]
+
+    def _tell_all(self, message: SessionMessage) -> list[Effect]:
+        raw = self._sign(message)
+        return [*self._broadcast(raw), *self.receive(self.me, raw, type(message))]
+
+    def _replay(self) -> list[Effect]:
+        """Take up what came early and is understood now."""
+        effects: list[Effect] = []
+        for kind, sender in list(self._early):
+            if FROM[kind] <= self.step and (kind, sender) in self._early:
+                with suppress(MessageRefused):  # its sender heard nothing of it when it came, nor does it now
+                    effects += self.receive(sender, self._early.pop((kind, sender)), kind)
+        return effects
 
     def _awaited(self, sender: PeerID, header: bytes, kind: type[T]) -> T:
-        """The header of a transfer that may come now. Raises MessageRefused, or NotYet."""
-        message = self._open(sender, header, kind)
-        if message.part not in self.parts:
-            raise MessageRefused(f"{kind.DOMAIN}: part {message.part} of {len(self.owners)} does not exist")
-        chunks = -(-self._size(message.part) // self.terms.chunk)
+        last, message = self._announced.get((kind, sender), (b"", None))  # `room` has opened it already
+        if last != header or not isinstance(message, kind):
+            message = self._open(sender, header, kind)
+        self._announced[kind, sender] = (header, message)
+        if self.step >= Step.DONE:
+            raise MessageRefused(f"{kind.DOMAIN}: this session is over")
+        if self.step < (Step.MASK if kind is Part else Step.UNMASK):
+            raise NotYet(f"{kind.DOMAIN}: this member is still at {self.step.name.lower()}")
+        part = message.part
+        if part not in self.cut.parts:
+            raise MessageRefused(f"{kind.DOMAIN}: part {part} of {len(self.cut.owners)} does not exist")
+        chunks = -(-self.cut.elements(part) // self.terms.chunk)
         if len(message.hashes) != chunks:
             raise MessageRefused(f"{kind.DOMAIN}: {len(message.hashes)} chunk hashes for {chunks} chunks")
         if isinstance(message, PartSum):
-            if self._set is None:
-                raise NotYet("part-sum: the survivor set is not final here")
-            if self._set.owners[message.part] != sender:
-                raise MessageRefused(f"part-sum: {sender} does not own part {message.part}")
-            if message.survivor_set != self._set.digest():
-                raise MessageRefused("part-sum: a sum over another survivor set")
+            self._summing.check_header(sender, message)
         else:
-            held = self._inputs.get((message.part, sender))
-            if held is not None and held[0] != header:
-                self._convict(sender, held[0], header)
-                raise MessageRefused(f"part: {sender} sent two different parts {message.part}")
-            if self._set is not None or self.step is Step.VOID:
-                raise MessageRefused("part: the survivor set is final or out of reach, inputs are closed")
+            if sender not in self.dealers:
+                raise MessageRefused(f"part: {sender} dealt no shares and masks nothing")
+            other = self._inputs.other_header(part, sender, header)
+            if other is not None:
+                self._findings.convict("two parts", sender, other, header)
+            self._inputs.check_header(part, sender, header, len(self.members) - self.terms.minimum)
         return message
 
-    def _open(self, sender: PeerID, raw: bytes, kind: type[S]) -> S:
-        signer, message = self.check(raw, kind)
-        if signer != sender or sender not in self.adverts:
-            raise MessageRefused(f"{kind.DOMAIN}: {sender} brought a statement of {signer}")
+    def _sign(self, message: Message) -> bytes:
+        raw = self.sign(message)
+        self._own[raw] = message
+        return raw
+
+    def _signed(self, raw: bytes, kind: type[S]) -> tuple[PeerID, S]:
+        own = self._own.get(raw)
+        return (self.me, own) if isinstance(own, kind) else self.check(raw, kind)
+
+    def _said(self, raw: bytes, kind: type[S]) -> tuple[PeerID, S]:
+        """A member's statement in this session, and the member."""
+        signer, message = self._signed(raw, kind)
+        if signer not in self.adverts:
+            raise MessageRefused(f"{kind.DOMAIN}: {signer} is no member of this session")
         if message.session != self.id:
             raise MessageRefused(f"{kind.DOMAIN}: for another session")
+        return signer, message
+
+    def _open(self, sender: PeerID, raw: bytes, kind: type[S]) -> S:
+        signer, message = self._said(raw, kind)
+        if signer != sender:
+            raise MessageRefused(f"{kind.DOMAIN}: {sender} brought a statement of {signer}")
         return message
-
-    def _check_receipt(self, raw: bytes, part: int, owner: PeerID, sender: PeerID, header: bytes) -> None:
-        receipt = self._open(owner, raw, Receipt)
-        if (receipt.part, receipt.sender, receipt.header) != (part, sender, _header_digest(header)):
-            raise MessageRefused(f"receipt: not for part {part} as it was sent")
-
-    def _size(self, part: int) -> int:
-        return int(self.slices[part].stop - self.slices[part].start)
-
-    def _check_chunks(self, message: Part | PartSum, data: np.ndarray) -> None:
-        right = data.dtype == self.update.dtype and data.shape == (self._size(message.part),)
-        if not right or chunk_hashes(data, self.terms.chunk) != message.hashes:
-            raise MessageRefused(f"{message.DOMAIN}: the data are not those of the signed header")
-
-    def _tell(self, to: PeerID, raw: bytes, locally: Callable[[PeerID, bytes], list[Effect]]) -> list[Effect]:
-        return locally(self.me, raw) if to == self.me else [Tell(to, raw)]
-
-    def _convict(self, member: PeerID, first: bytes, second: bytes) -> None:
-        # One piece a member is enough, and bounds what it can make others keep.
-        if member not in self._caught:
-            self._caught.add(member)
-            self.evidence.append((first, second))
 
     def _fail(self, reason: str) -> list[Effect]:
         self.step = Step.VOID
         return [Failed(reason)]
 
 
-def _header_digest(header: bytes) -> bytes:
-    return tagged_hash("header", header)
+_HANDLERS: dict[type[SessionMessage], Callable[[Session, PeerID, bytes], list[Effect]]] = {
+    ShareList: Session._on_share_list,
+    ShareLists: Session._on_share_lists,
+    Ready: Session._on_ready,
+    ReadySet: Session._on_ready_set,
+    Receipt: Session._on_receipt,
+    SurvivorSet: Session._on_survivor_set,
+    SetVote: Session._on_set_vote,
+    FinalSet: Session._on_final_set,
+    Release: Session._on_release,
+    Shown: Session._on_shown,
+    Opening: Session._on_opening,
+    Disclosure: Session._on_disclosure,
+}

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from proto.canonical import tagged_hash
 from proto.errors import SwarmError
-from secagg.ring import check_sum
+from secagg.ring import BLOCK, CHUNK, check_sum
 from swarm.data import Dataset
 from swarm.effects import Work
 from swarm.layout import Layout
@@ -39,6 +39,11 @@ class SumRefused(SwarmError):
     """A sum that no honest cell can produce."""
 
     exit_code = 1
+
+    def __init__(self, text: str, chunks: list[int]) -> None:
+        super().__init__(text)
+        self.chunks = chunks
+        """The chunks in which it failed."""
 
 
 class Abandoned(Exception):
@@ -81,6 +86,13 @@ class Compute:
         Raises SumRefused, DiskFull.
         """
         return await self._run(lambda: self._apply(base, total, weight))
+
+    def sane(self, chunk: int, update: np.ndarray, weight: int) -> bool:
+        """Whether one member's integers in a chunk may be what `weight` slices give."""
+        first = chunk * CHUNK // BLOCK
+        counts = self.layout.counts[first : first + len(update) // BLOCK]
+        manifest = self._manifest
+        return not len(check_sum(update, weight, counts, manifest.ring, manifest.aggregation.sanity_rms))
 
     def adopt(self, name: bytes) -> None:
         """The agreed snapshot is `name`: measure its held-out loss now, and forget the others."""
@@ -143,7 +155,8 @@ class Compute:
         failing = check_sum(total, weight, layout.counts, ring, manifest.aggregation.sanity_rms)
         if len(failing):
             raise SumRefused(
-                f"{len(failing)} blocks of the sum fail the sanity tests, first block {failing[0]}"
+                f"{len(failing)} blocks of the sum fail the sanity tests, first block {failing[0]}",
+                sorted({int(block) * BLOCK // CHUNK for block in failing}),
             )
         following = outer_step(
             self._snapshots[base], total, weight, layout, manifest.outer, ring, manifest.run.rounds

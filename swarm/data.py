@@ -24,6 +24,7 @@ from pydantic import Field
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
+from proto import merkle
 from proto.canonical import Count, Digest, Message, tagged
 from proto.errors import MessageRefused
 from swarm.manifest import Data, Manifest, Model
@@ -36,12 +37,14 @@ from swarm.sources import (
     open_source,
     write_atomically,
 )
-from verify import merkle
 
 GPT2_EOS = 50_256
 """The id of <|endoftext|>, which is bos and eos; OPT pads with the next one, 50257."""
 BATCH = 1024
 """Documents that are tokenised between two calls of `progress`."""
+OWN_ORDERS = 4
+"""Orders that own text must be enough for where updates are masked. Orders that draw the same text give the
+same update, and two sums that differ in one such member give it away."""
 
 Tokens = npt.NDArray[np.int32]
 Progress = Callable[[int, int], None]
@@ -262,6 +265,12 @@ def _check_size(dataset: Dataset, manifest: Manifest) -> None:
     if len(dataset.sequences) < need:
         has = f"{len(dataset.sequences)} sequences of {length} tokens to train on, a slice needs {need}"
         raise DataTooSmall(f"{dataset.name}: {has}; add text or lower sequences_per_slice or sequence_length")
+    if manifest.data.mode == "own" and manifest.aggregation.mode == "secure":
+        need *= manifest.work.slices * OWN_ORDERS
+        if len(dataset.sequences) < need:
+            has = f"{len(dataset.sequences)} sequences of {length} tokens of your own, {need} are needed"
+            why = "or every order would draw the same text, and two sums could be compared"
+            raise DataTooSmall(f"{dataset.name}: {has}, {why}; add text")
     if not len(dataset.heldout):
         has = f"fewer than {length} tokens are held out"
         fix = "add documents (a blank line ends one in a .txt file) or raise heldout_fraction"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from proto.canonical import PeerID
-from secagg.session import SendPart, SendSum, Tell
+from secagg.interface import Job, SendPart, SendSum, Tell
 from swarm.order import Order
 from verify.record import Record
 
@@ -64,7 +64,7 @@ class Meet:
 
 @dataclass(frozen=True)
 class Apply:
-    """Test the sum and take the outer step, durably; answer with `applied`."""
+    """Test the sum and take the outer step, durably; answer with `applied` or `refused_sum`."""
 
     slot: Slot
     total: np.ndarray
@@ -146,6 +146,7 @@ Effect = (
     | Tell
     | SendPart
     | SendSum
+    | Job
     | Apply
     | Timer
     | SaveVote

@@ -27,6 +27,8 @@ MAX_MANIFEST = 64 << 10
 """Bytes of the largest manifest."""
 CELL_LIMIT = 32
 """Members of the largest cell, and so peers of the largest roster."""
+SECURE_PEERS = 4
+"""Peers of the smallest roster whose sums are masked: below it nobody may be malicious."""
 POSITIONS = {"tiny": 512, "opt-125m": 2048, "opt-1.3b": 2048}
 """Tokens of the longest sequence that each preset can read."""
 FILE_KINDS = (".txt", ".jsonl", ".parquet")
@@ -117,7 +119,7 @@ class Outer(Table):
 
 
 class Aggregation(Table):
-    mode: Literal["plain", "secure"] = "plain"
+    mode: Literal["plain", "secure"] = "secure"
     ring_bits: Literal[16, 32] = 16
     levels: int = Field(0, ge=0)
     """Q; 0 = the largest that fits."""
@@ -240,8 +242,9 @@ def _clashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
             "data.sequence_length",
             f"{model.preset} reads at most {longest} tokens; set it to at most {longest}",
         )
-    if manifest.aggregation.mode == "secure":
-        yield "aggregation.mode", 'this version aggregates in the plain only; set mode = "plain"'
+    if manifest.aggregation.mode == "secure" and run.min_peers < SECURE_PEERS:
+        reason = f"a sum over fewer than {SECURE_PEERS} peers hides little"
+        yield "run.min_peers", f'{reason}; set it to {SECURE_PEERS} or more, or aggregation.mode = "plain"'
     try:
         manifest.ring.bound(manifest.aggregation.sanity_rms)
     except RingOverflow as overflow:

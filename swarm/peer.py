@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 
 from proto.canonical import PeerID
 from proto.errors import MessageRefused, SwarmError
-from secagg.session import NotYet, SendPart, SendSum, Tell
+from secagg.interface import Job, NotYet, SendPart, SendSum, Tell
 from swarm.compute import Abandoned, Compute, SumRefused
 from swarm.data import commit, load_dataset
 from swarm.directory import Directory
@@ -51,7 +52,7 @@ from swarm.net.public import PublicClient, PublicServer
 from swarm.net.rpc import Refused, Unreachable
 from swarm.order import DataView
 from swarm.outer import self_test
-from swarm.phases import PhaseClock
+from swarm.phases import PhaseClock, phase_of
 from swarm.round import Participant
 from swarm.snapshot import SnapshotFile, path_of
 from swarm.store import Store
@@ -64,6 +65,9 @@ log = logging.getLogger(__name__)
 HOLD_SECONDS = 5.0
 """How long a transfer that came early is held."""
 WATCH_SECONDS = 1.0
+TELL_AGAIN_SECONDS = 3.0
+"""How long a statement is told again to a peer that does not answer."""
+TELL_PAUSE_SECONDS = 0.25
 CATCH_UP_SECONDS = 0.5
 """Between two askings for records, however many votes of the future a member sends."""
 ASSEMBLE_SECONDS = 60.0
@@ -111,9 +115,10 @@ class Peer:
         self._members = MembersServer(directory.trust, self)
         self._public = PublicServer(directory.trust, self)
         self._client = MembersClient(directory.trust)
-        self._outgoing: dict[PeerID, asyncio.Queue[bytes]] = {}
+        self._outgoing: dict[PeerID, asyncio.Queue[tuple[float, bytes]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._work_tasks: set[asyncio.Task[Any]] = set()
+        self._jobs = ThreadPoolExecutor(1, thread_name_prefix="session")
         self._stop_work = threading.Event()
         self._catching_up = self._fetching = False
         self._moved = asyncio.Condition()
@@ -184,6 +189,7 @@ class Peer:
             attempt,
             self.store.votes((history.round + 1, attempt)),
             self.store.entered(),
+            sane=self.compute.sane,
         )
 
     async def _open_ports(self) -> None:
@@ -208,6 +214,7 @@ class Peer:
         await self._client.close()
         await self._public.stop()
         await self._members.stop()
+        await asyncio.to_thread(self._jobs.shutdown, cancel_futures=True)
         if hasattr(self, "compute"):
             await asyncio.to_thread(self.compute.close)
 
@@ -254,6 +261,8 @@ class Peer:
                 self._spawn(self._send_part(effect), of_attempt=True)
             case SendSum():
                 self._spawn(self._send_sum(effect))
+            case Job():
+                self._spawn(self._run_job(effect), of_attempt=True)
             case Apply():
                 self._spawn(self._apply(effect))
             case Timer(key, seconds):
@@ -288,7 +297,7 @@ class Peer:
         machine = self.machine
         session = machine.session
         inside = machine.phase is Phase.SESSION and session is not None
-        name = session.step.value if inside and session is not None else machine.phase.value
+        name = phase_of(session.step) if inside and session is not None else machine.phase.value
         if self._phases.enter(name):
             self.emit({"event": "phase", "phase": name, "round": machine.slot[0], "attempt": machine.slot[1]})
 
@@ -322,24 +331,29 @@ class Peer:
             self._spawn(self._post(to, queue))
         if queue.full():
             queue.get_nowait()  # the oldest matters least: votes are said again
-        queue.put_nowait(raw)
+        queue.put_nowait((time.monotonic() + TELL_AGAIN_SECONDS, raw))
 
-    async def _post(self, to: PeerID, queue: asyncio.Queue[bytes]) -> None:
+    async def _post(self, to: PeerID, queue: asyncio.Queue[tuple[float, bytes]]) -> None:
         while True:
-            raw = await queue.get()
-            try:
-                await self._client.tell(to, raw)
-            except (Unreachable, Refused) as error:
-                log.debug("telling %s: %s", to, error)
+            until, raw = await queue.get()
+            while True:
+                try:
+                    await self._client.tell(to, raw)
+                except Unreachable as error:  # it may be back at another address in a moment
+                    log.debug("telling %s: %s", to, error)
+                    if time.monotonic() < until:
+                        await asyncio.sleep(TELL_PAUSE_SECONDS)
+                        continue
+                except Refused as error:
+                    log.debug("telling %s: %s", to, error)
+                break
 
     async def _send_part(self, effect: SendPart) -> None:
         try:
-            receipt = await self._client.transfer(effect.to, effect.header, effect.data.data)
+            await self._client.transfer(effect.to, effect.header, effect.data.data)
         except (Unreachable, Refused) as error:
             log.info("part %d did not reach %s: %s", effect.part, effect.to, error)
             self._do(self.machine.part_failed(effect))
-        else:
-            self._do(self.machine.part_acknowledged(effect, receipt))
 
     async def _send_sum(self, effect: SendSum) -> None:
         try:
@@ -347,13 +361,20 @@ class Peer:
         except (Unreachable, Refused) as error:
             log.info("sum of part %d did not reach %s: %s", effect.part, effect.to, error)
 
+    async def _run_job(self, job: Job) -> None:
+        value = await asyncio.get_running_loop().run_in_executor(self._jobs, job.run)
+        try:
+            self._do(self.machine.job_done(job, value))
+        except MessageRefused as refusal:
+            log.warning("%s", refusal)
+
     async def _apply(self, effect: Apply) -> None:
         base = self.machine.history.snapshot
         try:
             snapshot = await self.compute.apply(base, effect.total, effect.weight)
         except SumRefused as refusal:
             log.warning("%s", refusal)
-            self._do(self.machine.applied(effect.slot, None, str(refusal)))
+            self._do(self.machine.refused_sum(effect.slot, str(refusal), refusal.chunks))
         else:
             self._do(self.machine.applied(effect.slot, snapshot))
 
@@ -475,8 +496,8 @@ class Peer:
 
     def _recover(self, raw: bytes) -> None:
         """The stewards' recovery record, which counts only where a run stands still."""
-        decided = open_signed(raw, Decided).message
-        if not decided.recovery or not self._paused:
+        decided = open_signed(raw, Decided).message if self._paused else None
+        if decided is None or not decided.recovery:
             raise MessageRefused("recovery: only that of the stewards, and only while the run is paused")
         self._do(self.machine.learn([decided.encode()]))
 
@@ -558,8 +579,7 @@ class Peer:
         end = time.monotonic() + HOLD_SECONDS
         while True:
             try:
-                elements = self.machine.expect(sender, header)
-                return np.empty(elements, self.manifest.ring.dtype).data.cast("B")
+                return self.machine.room(sender, header).data.cast("B")
             except NotYet:
                 left = end - time.monotonic()
                 if left <= 0:
@@ -570,13 +590,9 @@ class Peer:
                     except TimeoutError:
                         continue
 
-    async def on_transfer(self, sender: PeerID, header: bytes, data: memoryview) -> bytes:
+    async def on_transfer(self, sender: PeerID, header: bytes, data: memoryview) -> None:
         """See Inbox."""
-        reply, effects = self.machine.transferred(
-            sender, header, np.frombuffer(data, self.manifest.ring.dtype)
-        )
-        self._do(effects)
-        return reply
+        self._do(self.machine.arrived(sender, header, np.frombuffer(data, self.manifest.ring.dtype)))
 
     # -- Library: what anyone may read --------------------------------------------------------------------
 

@@ -2,7 +2,14 @@
 
 from collections.abc import Callable
 
+from secagg.interface import Step
+
 PHASES = ("train", "meet", "share", "mask", "agree", "unmask", "apply", "decide")
+
+
+def phase_of(step: Step) -> str:
+    """The phase that a session's step counts as."""
+    return "share" if step is Step.READY else step.name.lower()
 
 
 class PhaseClock:

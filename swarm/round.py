@@ -12,27 +12,26 @@ signs that must not be contradicted is handed out as `Save...` before it is told
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from proto.canonical import Message, PeerID, tagged_hash
 from proto.errors import MessageRefused
-from secagg import session as aggregation
+from secagg import interface as aggregation
+from secagg.interface import FROM, Job, NotYet, SendPart, Tell, Terms
+from secagg.keys import Secrets, check_public, public_key
 from secagg.messages import (
     MAX_STATEMENT,
     Advert,
-    Delivered,
-    FinalSet,
+    Evidence,
     Part,
     PartSum,
     SessionMessage,
-    SetVote,
-    SurvivorSet,
     seed_commitment,
 )
 from secagg.ring import CHUNK
-from secagg.session import NotYet, SendPart, Session, Tell, Terms
+from secagg.session import Session
 from swarm.effects import (
     Abandon,
     Adopt,
@@ -83,9 +82,19 @@ CARRIED_BYTES = 24_576
 MOST_LOSS = 1_000 * MICRO
 
 
-SESSION_KINDS: dict[str, type[SessionMessage]] = {
-    kind.DOMAIN: kind for kind in (Delivered, SurvivorSet, SetVote, FinalSet)
+FLOOR = 3
+"""Survivors without whom no masked sum is made, however small the roster."""
+
+SESSION_KINDS: dict[str, type[SessionMessage]] = {kind.DOMAIN: kind for kind in FROM}
+TOLD = (Advert, Part, PartSum, Vote, Decided, Join, Goodbye, Record)
+REASONS = {*SESSION_KINDS, *(kind.DOMAIN for kind in TOLD)} | {
+    "certificate",
+    "void",
+    "recovery",
+    "statement",
+    "transfer",
 }
+"""What refusals are counted under."""
 
 
 @dataclass
@@ -93,7 +102,8 @@ class Participant:
     """One peer's side of a run.
 
     `snapshot`: the hash of the snapshot this peer has. `attempt`, `said`, `entered`: what was saved
-    before a restart. `entropy`: 32 fresh random bytes a call. `clock_ms`: only numbers adverts.
+    before a restart. `entropy`: 32 fresh random bytes a call. `sane(chunk, update, weight)`: whether a
+    member's integers in that chunk may be what `weight` slices give.
     """
 
     identity: Identity
@@ -108,7 +118,8 @@ class Participant:
     chunk: int = CHUNK
     phase: Phase = Phase.WATCH
     refused: dict[str, int] = field(default_factory=dict)
-    evidence: list[tuple[bytes, bytes]] = field(default_factory=list)
+    sane: Callable[[int, np.ndarray, int], bool] = lambda chunk, update, weight: True
+    evidence: list[Evidence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.me = self.identity.peer_id
@@ -117,7 +128,9 @@ class Participant:
         self._work: Work | None = None
         self._advert = b""
         self._applied: bytes | None = None  # the snapshot that this attempt's sum led to
-        self._seed = b""
+        self._secrets: Secrets | None = None
+        self._opened: Session | None = None  # the last session, until the next begins or a record is final
+        self._beacon: tuple[bytes, ...] = ()
         self._sequence = 0
         self._record: Record | None = None
         self._why: str | None = None
@@ -147,7 +160,9 @@ class Participant:
             self.phase = Phase.ENDED
             return [Ended(self.history.snapshot)]
         self.phase = Phase.WATCH
-        self.session = self._work = self._why = self._applied = None
+        self.session = self._work = self._secrets = self._why = self._applied = None
+        kept = {(found.kind, found.against): found for found in reversed(self.evidence)}
+        self.evidence[:] = [*reversed(kept.values())][-HELD:]
         waiting = self.history.moved == 0 and len(self.history.roster) < self.manifest.run.min_peers
         if self.me not in self.history.roster or waiting:
             self.agreement = self._record = None
@@ -174,7 +189,8 @@ class Participant:
 
     def _begin_voting(self) -> None:
         """A new agreement for this slot, with the record and votes that were saved before a restart."""
-        records = [raw for raw in self.said if domain_of(raw) == Record.DOMAIN]
+        said = [raw for raw in self.said if self._of_this_slot(raw)]
+        records = [raw for raw in said if domain_of(raw) == Record.DOMAIN]
         self._record = open_signed(records[-1], Record).message if records else None
         self.agreement = Agreement(
             self.me,
@@ -183,17 +199,24 @@ class Participant:
             *self.slot,
             self.patience,
             lambda vote: sign(self.identity, vote),
-            [raw for raw in self.said if domain_of(raw) == Vote.DOMAIN],
+            [raw for raw in said if domain_of(raw) == Vote.DOMAIN],
             self.evidence,
         )
         self.said = ()
+
+    def _of_this_slot(self, raw: bytes) -> bool:
+        # A restarted peer may learn that the slot it was in is over before it takes up what it said there.
+        kind: type[Vote] | type[Record] = Vote if domain_of(raw) == Vote.DOMAIN else Record
+        said = open_signed(raw, kind).message
+        return (said.run, said.round, said.attempt) == (self.history.run, *self.slot)
 
     def trained(self, slot: Slot, work: Work) -> list[Effect]:
         """The window is over."""
         if slot != self.slot or self.phase is not Phase.TRAIN:
             return []
         self.phase, self._work = Phase.MEET, work
-        self._seed, self._sequence = self.entropy(), self._sequence + 1
+        secrets = self._secrets = Secrets.fresh(self.entropy)
+        self._sequence += 1
         advert = Advert(
             run=self.history.run,
             round=slot[0],
@@ -204,9 +227,12 @@ class Participant:
             weight=work.weight,
             tokens=work.tokens,
             commitment=work.commitment,
-            seed_commitment=seed_commitment(self._seed),
+            seed_commitment=seed_commitment(secrets.seed),
             loss=work.loss,
             heldout=work.heldout,
+            seal_key=public_key(secrets.seal) if self._secure else None,
+            mask_key=public_key(secrets.mask) if self._secure else None,
+            accused=tuple(sorted(self._accused())),
             data_root=self.data.root,
             data_count=self.data.count,
         )
@@ -219,40 +245,80 @@ class Participant:
         """The group that was formed, with everyone's advert; None if there was none in time."""
         if slot != self.slot or self.phase is not Phase.MEET or self._work is None:
             return []
-        adverts: dict[PeerID, tuple[bytes, Advert]] = {}
-        for peer, raw in (gathered or {}).items():
-            try:
-                adverts[peer] = (raw, self._check_advert(peer, raw))
-            except MessageRefused as refusal:
-                self._count(refusal)
+        adverts = self._believe(gathered or {})
+        if gathered is not None:
+            self._opened = None  # the advert has named its suspects, once
         if gathered is not None and gathered.get(self.me) != self._advert:
             return self._vote_void("its own advert was left out or replaced where the group formed")
-        if len(adverts) < self.history.quorum:
-            return self._vote_void(f"met {len(adverts)} of {len(self.history.roster)} peers")
+        if gathered is not None and self.me not in adverts:
+            return self._vote_void("it was left out: too many accuse it")
+        terms = self._terms(sorted(adverts))
+        if len(adverts) < terms.minimum:
+            roster = len(self.history.roster)
+            return self._vote_void(f"met {len(adverts)} of {roster} peers, {terms.minimum} are needed")
+        assert self._secrets is not None
         self.phase = Phase.SESSION
-        members = sorted(adverts)
-        timeout = self.manifest.membership.round_timeout_seconds
-        terms = Terms(
-            minimum=max(self.history.quorum, min(len(members), colluders(len(self.history.roster)) + 2)),
-            proposer=in_turn(attempt_seed(self.history.beacon, *slot, "survivor-set"), members)[0],
-            mask_seconds=timeout / 3,
-            agree_seconds=timeout / 12,
-            chunk=self.chunk,
-            owners=self._owners(members),
-        )
         self.session = Session(
             self.me,
             adverts,
             self._work.update,
-            self._seed,
+            self._secrets,
             self._admissible(),
             terms,
             lambda message: sign(self.identity, message),
             _open,
             self.evidence,
         )
+        self._opened, self._work, self._secrets = self.session, None, None  # one update, one session
         effects: list[Effect] = [SaveEntered(slot), *self._from_session(self.session.start())]
         return [*effects, *self._retry_held()]
+
+    def _accused(self) -> set[PeerID]:
+        """Whom this peer holds evidence against, and, once, the suspects of a sum that failed."""
+        convicted = {found.against for found in self.evidence}
+        silent = set() if self._opened is None else self._opened.silent
+        return (convicted | silent) & set(self.history.roster)
+
+    @property
+    def _secure(self) -> bool:
+        return self.manifest.aggregation.mode == "secure"
+
+    def _believe(self, gathered: Mapping[PeerID, bytes]) -> dict[PeerID, tuple[bytes, Advert]]:
+        """The adverts that may take part in a session; the same at all who gathered the same."""
+        adverts: dict[PeerID, tuple[bytes, Advert]] = {}
+        for peer, raw in gathered.items():
+            try:
+                adverts[peer] = (raw, self._check_advert(peer, raw))
+            except MessageRefused as refusal:
+                self._count(refusal)
+        accused = [peer for _, advert in adverts.values() for peer in advert.accused]
+        may_collude = colluders(len(self.history.roster))
+        return {
+            peer: (raw, advert)
+            for peer, (raw, advert) in adverts.items()
+            if accused.count(peer) <= may_collude  # more accusers than liars: one of them is honest
+        }
+
+    def _terms(self, members: list[PeerID]) -> Terms:
+        """What a session of these members is held to (design, section 5 "Thresholds")."""
+        may_collude, n = colluders(len(self.history.roster)), len(members)
+        if self._secure:
+            threshold = (n + may_collude) // 2 + 1
+            minimum = max(self.history.quorum, threshold, may_collude + 2, FLOOR)
+        else:
+            threshold, minimum = 0, max(self.history.quorum, min(n, may_collude + 2))
+        timeout = self.manifest.membership.round_timeout_seconds
+        turns = in_turn(attempt_seed(self.history.beacon, *self.slot, "survivor-set"), members)
+        return Terms(
+            minimum=minimum,
+            proposer=turns[0] if turns else self.me,
+            mask_seconds=timeout / 3,
+            agree_seconds=timeout / 12,
+            chunk=self.chunk,
+            owners=self._owners(members),
+            threshold=threshold,
+            colluders=may_collude,
+        )
 
     def _owners(self, members: list[PeerID]) -> tuple[PeerID, ...]:
         """All members own a part; after void attempts ever fewer, drawn anew, do.
@@ -263,29 +329,27 @@ class Participant:
         turns = in_turn(attempt_seed(self.history.beacon, *self.slot, "owners"), members)
         return tuple(sorted(turns[: max(1, len(members) >> self.attempt)]))
 
-    def expect(self, sender: PeerID, header: bytes) -> int:
-        """Elements that must follow a transfer's header. Raises MessageRefused; NotYet: ask again soon."""
+    def room(self, sender: PeerID, header: bytes) -> np.ndarray:
+        """Where a transfer's data go. Raises MessageRefused; NotYet: ask again soon."""
         kind = _transfer_kind(header)
         named = open_signed(header, kind).message.session
         if self.session is None or named != self.session.id:
             if self.phase is Phase.MEET and sender in self.history.roster:
                 raise NotYet(f"{kind.DOMAIN}: its session has not begun here")
             raise MessageRefused(f"{kind.DOMAIN}: for another session")
-        return self.session.expect(sender, header, kind)
+        return self.session.room(sender, header, kind)
 
-    def transferred(self, sender: PeerID, header: bytes, data: np.ndarray) -> tuple[bytes, list[Effect]]:
-        """A transfer is here in full: the reply to its sender (a receipt, for a part), and what follows."""
+    def arrived(self, sender: PeerID, header: bytes, data: np.ndarray) -> list[Effect]:
+        """The data of a transfer are where `room` wanted them."""
         if self.session is None:
             raise MessageRefused("transfer: for another session")
-        if _transfer_kind(header) is Part:
-            return self.session.part_arrived(sender, header, data), []
-        return b"", self._from_session(self.session.sum_arrived(sender, header, data))
+        return self._from_session(self.session.arrived(sender, header, _transfer_kind(header), data))
 
-    def part_acknowledged(self, sent: SendPart, receipt: bytes) -> list[Effect]:
-        """The owner's reply to `sent`."""
-        if self.session is None or self.session.id != sent.session:
+    def job_done(self, job: Job, value: Any) -> list[Effect]:
+        """What `job` gave. Raises MessageRefused if it shows that data are not those of their header."""
+        if self.session is None or self.session.id != job.session:
             return []
-        return self._from_session(self.session.part_acknowledged(sent.part, sent.to, receipt))
+        return self._from_session(self.session.job_done(job.name, value))
 
     def part_failed(self, sent: SendPart) -> list[Effect]:
         """`sent` did not reach its owner."""
@@ -293,12 +357,19 @@ class Participant:
             return []
         return self._from_session(self.session.part_failed(sent.part, sent.to))
 
-    def applied(self, slot: Slot, snapshot: bytes | None, why: str | None = None) -> list[Effect]:
-        """The next snapshot's hash, durably stored; None if the sum failed the sanity tests."""
+    def refused_sum(self, slot: Slot, reason: str, chunks: list[int]) -> list[Effect]:
+        """The sum failed the sanity tests in these chunks: every survivor opens one of them, drawn."""
+        if slot != self.slot or self.phase is not Phase.APPLY or self.session is None:
+            return []
+        seed = tagged_hash("opened-chunk", self.session.id, *self._beacon)
+        chunk = min(chunks, key=lambda index: tagged_hash("turn", seed, index.to_bytes(8, "big")))
+        opened = self.session.open_chunk(chunk, lambda update, weight: self.sane(chunk, update, weight))
+        return [*self._from_session(opened), *self._vote_void(reason)]
+
+    def applied(self, slot: Slot, snapshot: bytes) -> list[Effect]:
+        """The next snapshot's hash, durably stored."""
         if slot != self.slot or self.phase is not Phase.APPLY:
             return []
-        if snapshot is None:
-            return self._vote_void(why or "the sum failed the sanity tests")
         assert self._record is not None
         self.phase, self._applied = Phase.DECIDE, snapshot
         self._record = self._record.model_copy(update={"snapshot": snapshot})
@@ -399,8 +470,9 @@ class Participant:
 
     def _on_session_statement(self, sender: PeerID, raw: bytes, kind: type[SessionMessage]) -> list[Effect]:
         named = open_signed(raw, kind).message.session
-        if self.session is not None and self.session.id == named:
-            return self._from_session(self.session.receive(sender, raw, kind))
+        for session in (self.session, self._opened):
+            if session is not None and session.id == named:
+                return self._from_session(session.receive(sender, raw, kind))
         if self.phase is Phase.MEET:
             self._hold(sender, raw)
         return []
@@ -434,6 +506,9 @@ class Participant:
         a_slice = self.manifest.work.sequences_per_slice * self.manifest.data.sequence_length
         if advert.tokens > advert.weight * a_slice or max(advert.loss, advert.heldout) > MOST_LOSS:
             raise MessageRefused("advert: more tokens than its slices hold, or a loss that no model has")
+        self._check_keys(advert)
+        if list(advert.accused) != sorted(set(advert.accused)):
+            raise MessageRefused("advert: the peers it accuses must be named once each, in order")
         own = self.manifest.data.mode == "own"
         if own != (advert.data_root is not None):
             raise MessageRefused(f"advert: its data do not fit data.mode = {self.manifest.data.mode!r}")
@@ -441,6 +516,13 @@ class Participant:
         if standing.data_root is not None and standing.data_root != advert.data_root:
             raise MessageRefused(f"advert: {peer} committed to other data when it joined")
         return advert
+
+    def _check_keys(self, advert: Advert) -> None:
+        keys = _keys_of(advert)
+        if len(keys) != (2 if self._secure else 0) or len(set(keys)) < len(keys):
+            raise MessageRefused("advert: a secure run needs two different keys, a plain run none")
+        for key in keys:
+            check_public(key)
 
     def _admissible(self) -> list[bytes]:
         kept: dict[PeerID, bytes] = {}
@@ -481,7 +563,7 @@ class Participant:
         self.phase = Phase.APPLY
         adverts = [self.session.adverts[peer][1] for peer in done.survivors]
         weight = sum(advert.weight for advert in adverts)
-        seeds = [vote.seed for _, vote in done.votes]
+        self._beacon = done.beacon
         own = [
             (peer, advert.data_root, advert.data_count)
             for peer, advert in zip(done.survivors, adverts, strict=True)
@@ -499,7 +581,7 @@ class Participant:
             tokens=sum(advert.tokens for advert in adverts),
             loss=sum(advert.loss * advert.weight for advert in adverts) // weight,
             heldout=median([advert.heldout for advert in adverts]),
-            beacon=tagged_hash("beacon", self.session.id, done.survivor_set, *seeds),
+            beacon=tagged_hash("beacon", self.session.id, done.survivor_set, *done.beacon),
             data=tuple(own),
             statements=union_of_statements(self.history, [vote.statements for _, vote in done.votes]),
         )
@@ -552,7 +634,7 @@ class Participant:
             given: list[Effect] = [SaveDecided(slot, raw), Abandon(), Voided(slot, why)]
         else:
             self.history = self.history.extend(raw)
-            self.attempt = 0
+            self.attempt, self._opened = 0, None
             given = [SaveDecided(slot, raw), Abandon()]
             record = self.history.last
             if self._applied == self.history.snapshot:
@@ -565,13 +647,18 @@ class Participant:
         return [*given, *self.begin()]
 
     def _count(self, refusal: MessageRefused) -> None:
-        reason = str(refusal).split(":", 1)[0]
+        said = str(refusal).split(":", 1)[0]
+        reason = said if said in REASONS else "other"  # a sender writes some of the text
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
 
 def _open(raw: bytes, kind: type[M]) -> tuple[PeerID, M]:
     signed = open_signed(raw, kind)
     return signed.signer, signed.message
+
+
+def _keys_of(advert: Advert) -> list[bytes]:
+    return [key for key in (advert.seal_key, advert.mask_key) if key is not None]
 
 
 def _transfer_kind(header: bytes) -> type[Part | PartSum]:

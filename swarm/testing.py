@@ -22,7 +22,7 @@ import numpy as np
 
 from proto.canonical import PeerID, tagged_hash
 from proto.errors import MessageRefused
-from secagg.session import NotYet, SendPart, SendSum, Tell
+from secagg.interface import Job, NotYet, SendPart, SendSum, Tell
 from swarm.effects import (
     Abandon,
     Adopt,
@@ -52,12 +52,18 @@ from verify.statement import sign
 
 CHUNK = 16
 """Elements in a chunk of the virtual swarm's small vectors."""
+MOST = 100
+"""What a slice's element saturates to in virtual work."""
 
 
-def virtual_manifest(rounds: int, **tables: str) -> Manifest:
+def virtual_manifest(rounds: int, mode: str = "secure", min_peers: int = 4, **tables: str) -> Manifest:
     """A manifest for virtual time; `tables` adds lines to its tables by name."""
-    lines = {"run": f"rounds = {rounds}\nmin_peers = 2", "membership": "round_timeout_seconds = 12.0"}
-    lines["work"] = "window_seconds = 5.0\nsequences_per_slice = 1"
+    lines = {
+        "run": f"rounds = {rounds}\nmin_peers = {min_peers}",
+        "membership": "round_timeout_seconds = 12.0",
+        "work": "window_seconds = 5.0\nsequences_per_slice = 1",
+        "aggregation": f'mode = "{mode}"',
+    }
     for name, more in tables.items():
         lines[name] = f"{lines.get(name, '')}\n{more}"
     return parse_manifest("\n".join(f"[{name}]\n{body}" for name, body in lines.items()).encode())
@@ -161,6 +167,7 @@ class VirtualSwarm:
             tuple(peer.disk.votes.get(slot, ())),
             peer.disk.entered,
             CHUNK,
+            sane=lambda chunk, update, weight: not self.insane(update, weight),
         )
         machine = peer.machine
         self._later(0.0, peer_id, lambda: self._served(peer_id, history.round + 1) or machine.begin())
@@ -197,6 +204,12 @@ class VirtualSwarm:
         machine = self.peers[peer_id].machine
         assert machine is not None, f"{peer_id} is not running"
         return machine
+
+    def insane(self, integers: np.ndarray, weight: int) -> list[int]:
+        """The chunks in which integers, of one member or a sum, are beyond what `weight` slices give."""
+        return sorted(
+            {int(at) // CHUNK for at in np.flatnonzero(np.abs(integers.astype(int)) > MOST * weight)}
+        )
 
     # -- carrying out effects -------------------------------------------------------------------------
 
@@ -242,6 +255,11 @@ class VirtualSwarm:
                 self._transfer(me, effect)
             case SendSum():
                 self._transfer(me, effect)
+            case Job():
+                self._later(0.0, me, lambda: machine.job_done(effect, effect.run()))
+            case Apply(slot, total, weight) if self.insane(total, weight):
+                chunks = self.insane(total, weight)
+                self._later(0.05, me, lambda: machine.refused_sum(slot, "insane", chunks))
             case Apply(slot, total, _):
                 snapshot = tagged_hash("virtual-snapshot", machine.history.snapshot, total.tobytes())
                 peer.disk.snapshots.add(snapshot)
@@ -295,9 +313,11 @@ class VirtualSwarm:
                 self._later(0.1, me, failed)
                 return
             try:
-                if target.machine.expect(me, sent.header) != len(data):
+                room = target.machine.room(me, sent.header)
+                if len(room) != len(data):
                     raise MessageRefused("transfer: of another size than its header says")
-                reply, effects = target.machine.transferred(me, sent.header, data)
+                room[:] = data
+                effects = target.machine.arrived(me, sent.header, room)
             except NotYet:
                 if tries < 40:
                     self.at(self.now + 0.1, lambda: arrive(tries + 1))
@@ -306,8 +326,6 @@ class VirtualSwarm:
                 target.refusals.append(str(refusal))
                 self._later(self._delay(), me, failed)
                 return
-            if isinstance(sent, SendPart):
-                self._later(self._delay(), me, lambda: machine.part_acknowledged(sent, reply))
             self._later(0.0, sent.to, lambda: effects)
 
         self.at(self.now + self._delay(), arrive)
@@ -343,8 +361,8 @@ class VirtualSwarm:
         waiting: dict[PeerID, tuple[Meet, Callable[[dict[PeerID, bytes] | None], None]]],
         members: set[PeerID],
     ) -> None:
-        group = {member: waiting[member][0].advert for member in members}
-        for member in members:
+        group = {member: waiting[member][0].advert for member in sorted(members)}
+        for member in sorted(members):
             waiting.pop(member)[1](dict(group))
 
     def _met(self, me: PeerID, meet: Meet, work: int, group: dict[PeerID, bytes] | None) -> Iterable[Effect]:

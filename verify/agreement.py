@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
+from secagg.messages import Evidence
 from verify.record import Vote, quorum, void_value
 from verify.statement import Signed, open_signed
 
@@ -94,7 +95,7 @@ class Agreement:
     patience: float
     sign: Callable[[Vote], bytes]
     said: Iterable[bytes] = ()
-    evidence: list[tuple[bytes, bytes]] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.view = 0
@@ -145,7 +146,7 @@ class Agreement:
         if earlier and (signed.signer, vote.value) not in votes:
             if signed.signer not in self._caught:
                 self._caught.add(signed.signer)
-                self.evidence.append((earlier[0].raw, raw))
+                self.evidence.append(Evidence("two votes", signed.signer, (earlier[0].raw, raw)))
             if all(peer == signed.signer or value != vote.value for peer, value in votes):
                 raise MessageRefused(f"vote: {signed.signer} voted twice in view {vote.view}")
         self._keep(signed)

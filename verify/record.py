@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from proto.canonical import MAX_MESSAGE, Count, Digest, Message, PeerID, tagged_hash
 from proto.errors import MessageRefused, SwarmError
-from secagg.messages import MAX_CELL, MAX_STATEMENT, Weight
+from secagg.messages import MAX_CELL, MAX_STATEMENT, Each, Some, Weight
 from verify.statement import domain_of, open_signed
 
 MICRO = 1_000_000
@@ -44,8 +44,8 @@ class Genesis(Message):
     snapshot: Digest
     data: Digest | None  # the shared data set; None where peers bring their own
     founder: PeerID
-    members: Annotated[tuple[PeerID, ...], Field(min_length=1, max_length=MAX_CELL)]
-    stewards: Annotated[tuple[PeerID, ...], Field(min_length=1, max_length=MAX_CELL)]
+    members: Some[PeerID]
+    stewards: Some[PeerID]
     recovery_threshold: Annotated[int, Field(ge=1, le=MAX_CELL)]
     suspend_after: Annotated[int, Field(ge=1)]
     largest_cell: Annotated[int, Field(ge=1, le=MAX_CELL)]
@@ -95,14 +95,14 @@ class Record(Message):
     previous: Digest
     snapshot: Digest
     session: Digest
-    survivors: Annotated[tuple[PeerID, ...], Field(min_length=1, max_length=MAX_CELL)]
-    weights: Annotated[tuple[Weight, ...], Field(min_length=1, max_length=MAX_CELL)]
+    survivors: Some[PeerID]
+    weights: Some[Weight]
     tokens: Count
     loss: Count  # survivors' training loss, weighted, at the snapshot before, in micronats a token
     heldout: Count  # median of what the survivors measured of the snapshot before
     beacon: Digest
-    data: Annotated[tuple[tuple[PeerID, Digest, Count], ...], Field(max_length=MAX_CELL)]  # own, first seen
-    statements: Annotated[tuple[Raw, ...], Field(max_length=4 * MAX_CELL)]  # joins and goodbyes
+    data: Each[tuple[PeerID, Digest, Count]]  # own, first seen
+    statements: Annotated[tuple[Raw, ...], Field(max_length=4 * MAX_CELL), FailFast()]  # joins and goodbyes
 
 
 class Recovery(Message):
@@ -113,7 +113,7 @@ class Recovery(Message):
     run: Digest
     round: Annotated[int, Field(ge=1, lt=1 << 40)]
     previous: Digest
-    members: Annotated[tuple[PeerID, ...], Field(min_length=1, max_length=MAX_CELL)]
+    members: Some[PeerID]
 
 
 class Vote(Message):
@@ -140,7 +140,7 @@ class Decided(Message):
     attempt: Count
     recovery: bool
     body: Annotated[bytes, Field(max_length=1 << 20)]
-    votes: Annotated[tuple[Annotated[bytes, Field(max_length=1024)], ...], Field(max_length=MAX_CELL)]
+    votes: Each[Annotated[bytes, Field(max_length=1024)]]
 
 
 @dataclass(frozen=True)

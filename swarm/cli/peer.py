@@ -1,6 +1,7 @@
 """`swarm-peer`: founds a run or joins one, and takes part until it ends."""
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -98,6 +99,7 @@ def peer(
 
     from swarm.cli.taking_part import Choice, found_run, take_part
 
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold a session's secrets
     with View(json) as view:
         view.show({"event": "identity", "peer_id": key.peer_id, "key_file": str(key_file)})
         if new is not None:

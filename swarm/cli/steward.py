@@ -99,6 +99,7 @@ def recover(
 async def _recover(
     dht: Any, run: bytes, keep: tuple[str, ...], signer: Identity, signatures: list[bytes], out: Path | None
 ) -> str:
+    from swarm.manifest import SECURE_PEERS, parse_manifest
     from swarm.net.public import PublicClient
     from swarm.net.rpc import Refused, Unreachable
 
@@ -125,6 +126,12 @@ async def _recover(
     genesis = history.genesis
     if signer.peer_id not in genesis.stewards:
         raise NotSteward(f"{signer.peer_id} is not a steward of this run ({', '.join(genesis.stewards)} are)")
+    secure = parse_manifest(genesis.manifest).aggregation.mode == "secure"
+    if secure and len(set(keep)) < SECURE_PEERS:
+        raise common.BadArgument(
+            f"--keep names {len(set(keep))} peers: this run masks its updates and needs {SECURE_PEERS}; wait "
+            "until more are back"
+        )
     recovery = Recovery(run=run, round=history.round + 1, previous=history.head, members=keep)
     mine = sign(signer, recovery)
     if out is not None:

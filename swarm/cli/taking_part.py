@@ -33,11 +33,14 @@ from verify.identity import Identity
 
 log = logging.getLogger(__name__)
 
-OWN_DATA = (
-    "What leaves this machine: your text stays here. Your updates, computed from it, go in the plain to the "
-    "peers of your cell, who can see them; everybody can see your losses, how many sequences you have, "
-    "and a commitment to them."
-)
+OWN_DATA = {
+    "secure": "What leaves this machine: your text stays here. Your updates, computed from it, leave under "
+    "masks that cancel in the sum over your cell: its members see the sum. Everybody can see your losses, "
+    "how many sequences you have, and a commitment to them.",
+    "plain": "What leaves this machine: your text stays here. Your updates, computed from it, go to the "
+    "peers of your cell, who can see them. Everybody can see your losses, how many sequences you have, and a "
+    "commitment to them.",
+}
 
 
 class DeviceMissing(SwarmError):
@@ -183,7 +186,7 @@ async def _learn(choice: Choice, store: Store, directory: Directory, view: View)
     view.show({"event": "notice", "text": str(needs)})
     check_needs(needs, store.snapshots, choice.memory)
     if manifest.data.mode == "own":
-        view.show({"event": "notice", "text": OWN_DATA})
+        view.show({"event": "notice", "text": OWN_DATA[manifest.aggregation.mode]})
     return manifest
 
 

@@ -72,18 +72,19 @@ class MembersServer(MembersServicer):
             self._running[sender] -= 1
         return Ack()
 
-    async def Transfer(self, _slabs: AsyncIterator[Slab], context: grpc.aio.ServicerContext) -> Statement:
+    async def Transfer(self, _slabs: AsyncIterator[Slab], context: grpc.aio.ServicerContext) -> Ack:
         sender = await self._admit(context)
         try:
             # A sender whose link broke comes back before we notice: the new stream waits for the old.
             async with self._one_transfer[sender]:
-                return Statement(raw=await self._receive(sender, context))
+                await self._receive(sender, context)
+                return Ack()
         except MessageRefused as error:
             await self._refuse(context, "refused", str(error))
         finally:
             self._running[sender] -= 1
 
-    async def _receive(self, sender: PeerID, context: grpc.aio.ServicerContext) -> bytes:
+    async def _receive(self, sender: PeerID, context: grpc.aio.ServicerContext) -> None:
         first = await self._read(context)
         if first is None or first.data or not 0 < len(first.header) <= MAX_HEADER:
             await self._refuse(
@@ -107,7 +108,7 @@ class MembersServer(MembersServicer):
             await self._refuse(
                 context, "truncated", f"the transfer ended after {filled} of {len(buffer)} bytes"
             )
-        return await self._inbox.on_transfer(sender, first.header, buffer)
+        await self._inbox.on_transfer(sender, first.header, buffer)
 
     async def _read(self, context: grpc.aio.ServicerContext) -> Slab | None:
         try:
@@ -163,7 +164,7 @@ class MembersClient:
         except grpc.aio.AioRpcError as error:
             raise failure(error.code(), error.details(), f"{to} at {address}") from None
 
-    async def transfer(self, to: PeerID, header: bytes, data: memoryview) -> bytes:
+    async def transfer(self, to: PeerID, header: bytes, data: memoryview) -> None:
         """See Transport."""
         stub, address = await self._stub(to)
         octets = data.cast("B")
@@ -174,8 +175,7 @@ class MembersClient:
                 for start in range(0, len(octets), SLAB):
                     await call.write(Slab(data=bytes(octets[start : start + SLAB])))
                 await call.done_writing()
-            reply: Statement = await call
-            return reply.raw
+            await call
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:  # the latter: write after the end
             code, details = await call.code(), await call.details()
             if code is grpc.StatusCode.OK:

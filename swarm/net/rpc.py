@@ -51,8 +51,8 @@ class Transport(Protocol):
     async def tell(self, to: PeerID, raw: bytes) -> None:
         """Deliver one signed statement."""
 
-    async def transfer(self, to: PeerID, header: bytes, data: memoryview) -> bytes:
-        """Deliver `data` under a signed header, and return the reply (a signed receipt)."""
+    async def transfer(self, to: PeerID, header: bytes, data: memoryview) -> None:
+        """Deliver `data` under a signed header."""
 
 
 class Inbox(Protocol):
@@ -68,8 +68,8 @@ class Inbox(Protocol):
         is never followed by `on_transfer`, so a buffer counts as filled only there.
         """
 
-    async def on_transfer(self, sender: PeerID, header: bytes, data: memoryview) -> bytes:
-        """The buffer is full: the reply to send."""
+    async def on_transfer(self, sender: PeerID, header: bytes, data: memoryview) -> None:
+        """The buffer is full."""
 
 
 def server_options() -> list[tuple[str, Any]]:

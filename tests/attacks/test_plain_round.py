@@ -1,5 +1,7 @@
 """Attacks on the round by one member of four, or by the network: no two honest peers ever disagree.
 
+They are made with and without masks; those that masks alone make possible are in test_secure_round.py.
+
 `must_finish` marks attacks that honest members get through at once; the others can only cost attempts,
 and the run goes on when the attack stops.
 """
@@ -12,16 +14,22 @@ import numpy as np
 import pytest
 
 from proto.canonical import MAX_MESSAGE, PeerID
+from secagg.interface import SendPart, SendSum
 from secagg.messages import Advert, FinalSet, PartSum, SetVote, SurvivorSet, chunk_hashes
-from secagg.session import SendPart, SendSum
-from swarm.testing import CHUNK, VirtualSwarm
+from swarm.testing import CHUNK, VirtualSwarm, virtual_manifest
 from verify.record import Decided, Record, Vote, void_value
 from verify.statement import domain_of, open_signed, sign
 
 STOP = 150.0
 """Virtual seconds after which a liar behaves, in attacks that stop progress."""
 
+both_modes = pytest.mark.parametrize("mode", ["plain", "secure"])
+
 Attack = Callable[[VirtualSwarm, PeerID, random.Random], None]
+
+
+def swarm_of(mode: str, rounds: int, seed: int = 0) -> VirtualSwarm:
+    return VirtualSwarm(4, rounds, seed, virtual_manifest(rounds, mode))
 
 
 def two_faced_votes(swarm: VirtualSwarm, liar: PeerID, chance: random.Random) -> None:
@@ -210,7 +218,7 @@ def two_sets(swarm: VirtualSwarm, liar: PeerID, chance: random.Random) -> None:
         if sender != liar or domain_of(raw) != SurvivorSet.DOMAIN or swarm.now >= STOP:
             return [(0.0, raw)]
         whole = open_signed(raw, SurvivorSet).message
-        fewer = whole.model_copy(update={"survivors": whole.survivors[:3], "delivered": whole.delivered[:3]})
+        fewer = whole.model_copy(update={"survivors": whole.survivors[:3]})
         other = sign(identity, fewer)
         return [(0.0, raw), (0.0, other)] if sorted(swarm.peers).index(to) % 2 else [(0.0, other), (0.0, raw)]
 
@@ -269,8 +277,11 @@ def honest_records(swarm: VirtualSwarm, liar: PeerID) -> list[list[Record]]:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("attack", [*MUST_FINISH, *MAY_STALL], ids=lambda attack: attack.__name__)
-def test_no_attack_of_one_member_splits_the_model_and_the_run_goes_on(attack: Attack, seed: int) -> None:
-    swarm = VirtualSwarm(peers=4, rounds=6, seed=seed)
+@both_modes
+def test_no_attack_of_one_member_splits_the_model_and_the_run_goes_on(
+    mode: str, attack: Attack, seed: int
+) -> None:
+    swarm = swarm_of(mode, rounds=6, seed=seed)
     liar = sorted(swarm.peers)[seed]
     attack(swarm, liar, random.Random(seed))
     swarm.run(seconds=3_000)
@@ -285,8 +296,9 @@ def test_no_attack_of_one_member_splits_the_model_and_the_run_goes_on(attack: At
 
 
 @pytest.mark.parametrize("attack", [endless_tokens, stale_work, wrong_parts], ids=lambda a: a.__name__)
-def test_a_liar_that_breaks_its_own_contribution_is_no_survivor(attack: Attack) -> None:
-    swarm = VirtualSwarm(peers=4, rounds=2)
+@both_modes
+def test_a_liar_that_breaks_its_own_contribution_is_no_survivor(mode: str, attack: Attack) -> None:
+    swarm = swarm_of(mode, rounds=2)
     liar = sorted(swarm.peers)[1]
     attack(swarm, liar, random.Random(0))
     swarm.run(seconds=1_000)
@@ -295,24 +307,27 @@ def test_a_liar_that_breaks_its_own_contribution_is_no_survivor(attack: Attack) 
         assert all(liar not in record.survivors for record in chain)
 
 
-def test_two_sets_leave_evidence_with_those_who_saw_both() -> None:
+@both_modes
+def test_two_sets_leave_evidence_with_those_who_saw_both(mode: str) -> None:
     for seed in range(8):
-        swarm = VirtualSwarm(peers=4, rounds=3, seed=seed)
+        swarm = swarm_of(mode, rounds=3, seed=seed)
         liar = sorted(swarm.peers)[0]
         two_sets(swarm, liar, random.Random(seed))
         swarm.run(seconds=1_000)
         for name in swarm.peers:
-            for one, two in swarm.machine(name).evidence:
+            for found in swarm.machine(name).evidence:
                 assert name != liar
-                a, b = open_signed(one, SurvivorSet), open_signed(two, SurvivorSet)
+                assert (found.kind, found.against) == ("two sets", liar)
+                a, b = (open_signed(raw, SurvivorSet) for raw in found.statements)
                 assert a.signer == b.signer == liar
                 assert a.message != b.message
                 return
     pytest.fail("the liar was proposer at least once in eight swarms")
 
 
-def test_two_faced_votes_leave_evidence() -> None:
-    swarm = VirtualSwarm(peers=4, rounds=3)
+@both_modes
+def test_two_faced_votes_leave_evidence(mode: str) -> None:
+    swarm = swarm_of(mode, rounds=3)
     liar = sorted(swarm.peers)[2]
     identity = swarm.peers[liar].identity
 
@@ -324,18 +339,20 @@ def test_two_faced_votes_leave_evidence() -> None:
 
     swarm.filter = both
     swarm.run(seconds=1_000)
-    caught = {
-        open_signed(one, Vote).signer
-        for name in swarm.peers
-        if name != liar
-        for one, two in swarm.machine(name).evidence
-        if one != two
-    }
-    assert caught == {liar}
+    found = [found for name in swarm.peers if name != liar for found in swarm.machine(name).evidence]
+    assert {(one.kind, one.against) for one in found} == {("two votes", liar)}
+    for one in found:
+        first, second = (open_signed(raw, Vote) for raw in one.statements)
+        assert first.signer == second.signer == liar
+        assert first.message.value != second.message.value
+        assert first.message.model_copy(update={"value": None}) == second.message.model_copy(
+            update={"value": None}
+        )
 
 
-def test_what_a_flooding_member_makes_others_keep_stays_small() -> None:
-    swarm = VirtualSwarm(peers=4, rounds=3)
+@both_modes
+def test_what_a_flooding_member_makes_others_keep_stays_small(mode: str) -> None:
+    swarm = swarm_of(mode, rounds=3)
     liar = sorted(swarm.peers)[1]
     identity = swarm.peers[liar].identity
     chance = random.Random(1)

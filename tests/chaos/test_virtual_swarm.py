@@ -5,14 +5,20 @@ import random
 import pytest
 
 from proto.canonical import PeerID
-from secagg.session import SendSum
+from secagg.interface import SendSum
 from swarm.effects import Adopt, Apply, Effect, Meet, Phase, SaveDecided, SaveEntered, SaveVote, Train
-from swarm.manifest import parse_manifest
 from swarm.round import Participant
-from swarm.testing import VirtualSwarm
+from swarm.testing import VirtualSwarm, virtual_manifest
 from verify.identity import Identity
 from verify.record import Decided, Goodbye, newcomers
 from verify.statement import sign
+
+both_modes = pytest.mark.parametrize("mode", ["plain", "secure"])
+
+
+def swarm_of(mode: str, peers: int, rounds: int, seed: int = 0, size: int = 200) -> VirtualSwarm:
+    manifest = virtual_manifest(rounds, mode, min_peers=min(peers, 4))
+    return VirtualSwarm(peers, rounds, seed, manifest, size)
 
 
 def records_of(swarm: VirtualSwarm) -> dict[PeerID, list[bytes]]:
@@ -33,22 +39,28 @@ def assert_all_ended_alike(swarm: VirtualSwarm) -> None:
     assert_one_history(swarm)
     assert len({peer.final for peer in swarm.peers.values() if peer.machine is not None}) == 1
     assert None not in {peer.final for peer in swarm.peers.values() if peer.machine is not None}
+    # BUG (left failing after a restart): Participant._begin_voting takes votes of another slot as this one's.
+    assert not any(peer.machine.evidence for peer in swarm.peers.values() if peer.machine is not None)
 
 
-def test_a_hundred_rounds_end_on_one_snapshot_without_a_void() -> None:
-    swarm = VirtualSwarm(peers=4, rounds=100)
+@pytest.mark.parametrize(("mode", "rounds"), [("plain", 100), ("secure", 50)])
+def test_many_rounds_end_on_one_snapshot_without_a_void(mode: str, rounds: int) -> None:
+    swarm = swarm_of(mode, peers=4, rounds=rounds)
     swarm.run()
     assert_all_ended_alike(swarm)
-    assert all(len(peer.records) == 100 and not peer.voids for peer in swarm.peers.values())
+    assert all(len(peer.records) == rounds and not peer.voids for peer in swarm.peers.values())
     assert all(not peer.refusals for peer in swarm.peers.values())
 
 
-@pytest.mark.parametrize("peers", [1, 2, 3, 5, 8])
-def test_swarms_of_every_size_agree(peers: int) -> None:
-    manifest = parse_manifest(b"[run]\nrounds = 4\nmin_peers = 1\n")
-    swarm = VirtualSwarm(peers, rounds=4, manifest=manifest)
+@pytest.mark.parametrize(
+    ("mode", "peers"),
+    [*(("plain", n) for n in (1, 2, 3, 5, 8)), *(("secure", n) for n in (4, 5, 6, 7, 8, 12))],
+)
+def test_swarms_of_every_size_agree(mode: str, peers: int) -> None:
+    swarm = swarm_of(mode, peers, rounds=3)
     swarm.run()
     assert_all_ended_alike(swarm)
+    assert all(not peer.voids for peer in swarm.peers.values())
 
 
 PHASES: dict[str, type] = {
@@ -64,8 +76,11 @@ PHASES: dict[str, type] = {
 
 @pytest.mark.parametrize("restart_after", [0.5, 30.0])
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_peer_killed_in_any_phase_costs_at_most_that_round(phase: str, restart_after: float) -> None:
-    swarm = VirtualSwarm(peers=4, rounds=6)
+@both_modes
+def test_a_peer_killed_in_any_phase_costs_at_most_that_round(
+    mode: str, phase: str, restart_after: float
+) -> None:
+    swarm = swarm_of(mode, peers=4, rounds=6)
     victim = sorted(swarm.peers)[1]
     killed: list[float] = []
 
@@ -87,8 +102,9 @@ def test_a_peer_killed_in_any_phase_costs_at_most_that_round(phase: str, restart
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_kills_and_a_lossy_network_never_split_the_model(seed: int) -> None:
-    swarm = VirtualSwarm(peers=5, rounds=8, seed=seed)
+@both_modes
+def test_random_kills_and_a_lossy_network_never_split_the_model(mode: str, seed: int) -> None:
+    swarm = swarm_of(mode, peers=5, rounds=8, seed=seed)
     chance = random.Random(seed)
 
     def lossy(sender: PeerID, to: PeerID, raw: bytes) -> list[tuple[float, bytes]]:
@@ -114,8 +130,9 @@ def test_random_kills_and_a_lossy_network_never_split_the_model(seed: int) -> No
     assert_all_ended_alike(swarm)
 
 
-def test_a_minority_that_is_cut_off_never_moves_the_model_and_catches_up() -> None:
-    swarm = VirtualSwarm(peers=4, rounds=10)
+@both_modes
+def test_a_minority_that_is_cut_off_never_moves_the_model_and_catches_up(mode: str) -> None:
+    swarm = swarm_of(mode, peers=4, rounds=10)
     alone = sorted(swarm.peers)[0]
 
     def cut() -> None:
@@ -130,8 +147,9 @@ def test_a_minority_that_is_cut_off_never_moves_the_model_and_catches_up() -> No
     assert_all_ended_alike(swarm)
 
 
-def test_when_more_than_a_third_are_gone_the_run_pauses_and_goes_on_when_they_return() -> None:
-    swarm = VirtualSwarm(peers=4, rounds=6)
+@both_modes
+def test_when_more_than_a_third_are_gone_the_run_pauses_and_goes_on_when_they_return(mode: str) -> None:
+    swarm = swarm_of(mode, peers=4, rounds=6)
     gone = sorted(swarm.peers)[:2]
     swarm.at(8.0, lambda: [swarm.kill(peer) for peer in gone] and None)
     swarm.run(seconds=100, until=lambda: swarm.now > 90)
@@ -143,8 +161,9 @@ def test_when_more_than_a_third_are_gone_the_run_pauses_and_goes_on_when_they_re
     assert_all_ended_alike(swarm)
 
 
-def test_everyone_killed_at_once_goes_on_from_disk() -> None:
-    swarm = VirtualSwarm(peers=4, rounds=6)
+@both_modes
+def test_everyone_killed_at_once_goes_on_from_disk(mode: str) -> None:
+    swarm = swarm_of(mode, peers=4, rounds=6)
     swarm.run(seconds=17.5, until=lambda: swarm.now > 17)
     for peer in list(swarm.peers):
         swarm.kill(peer)
@@ -154,8 +173,9 @@ def test_everyone_killed_at_once_goes_on_from_disk() -> None:
     assert_all_ended_alike(swarm)
 
 
-def test_a_newcomer_is_taken_in_by_a_record_and_ends_on_the_same_snapshot() -> None:
-    swarm = VirtualSwarm(peers=4, rounds=8)
+@both_modes
+def test_a_newcomer_is_taken_in_by_a_record_and_ends_on_the_same_snapshot(mode: str) -> None:
+    swarm = swarm_of(mode, peers=4, rounds=8)
     newcomer = Identity.from_seed(bytes([9]) * 32)
     swarm.at(9.0, lambda: swarm.join(newcomer))
     swarm.run(seconds=500)
@@ -165,8 +185,9 @@ def test_a_newcomer_is_taken_in_by_a_record_and_ends_on_the_same_snapshot() -> N
     assert newcomer.peer_id in last.survivors
 
 
-def test_a_goodbye_takes_its_peer_from_the_roster_in_the_next_record() -> None:
-    swarm = VirtualSwarm(peers=5, rounds=5)
+@both_modes
+def test_a_goodbye_takes_its_peer_from_the_roster_in_the_next_record(mode: str) -> None:
+    swarm = swarm_of(mode, peers=5, rounds=5)
     leaving = sorted(swarm.peers)[2]
 
     def leave() -> None:
@@ -183,8 +204,9 @@ def test_a_goodbye_takes_its_peer_from_the_roster_in_the_next_record() -> None:
     assert all(leaving not in swarm.machine(peer).history.roster for peer in others)
 
 
-def test_a_silent_peer_is_suspended_after_the_manifests_number_of_records() -> None:
-    swarm = VirtualSwarm(peers=5, rounds=8)
+@both_modes
+def test_a_silent_peer_is_suspended_after_the_manifests_number_of_records(mode: str) -> None:
+    swarm = swarm_of(mode, peers=5, rounds=8)
     silent = sorted(swarm.peers)[3]
     swarm.at(6.0, lambda: swarm.kill(silent))
     swarm.run(seconds=1_000)
@@ -193,8 +215,9 @@ def test_a_silent_peer_is_suspended_after_the_manifests_number_of_records() -> N
     assert silent not in swarm.machine(survivor).history.roster
 
 
-def test_an_owner_that_never_publishes_its_sum_delays_the_run_and_does_not_stop_it() -> None:
-    swarm = VirtualSwarm(peers=4, rounds=5, size=400)
+@both_modes
+def test_an_owner_that_never_publishes_its_sum_delays_the_run_and_does_not_stop_it(mode: str) -> None:
+    swarm = swarm_of(mode, peers=4, rounds=5, size=400)
     hostile = sorted(swarm.peers)[1]
     honestly = swarm._transfer
     swarm._transfer = lambda me, sent: (  # type: ignore[method-assign]
@@ -205,8 +228,9 @@ def test_an_owner_that_never_publishes_its_sum_delays_the_run_and_does_not_stop_
     assert any(peer.voids for peer in swarm.peers.values())
 
 
-def test_sybils_join_no_faster_than_the_old_roster_stays_a_quorum() -> None:
-    swarm = VirtualSwarm(peers=4, rounds=8)
+@both_modes
+def test_sybils_join_no_faster_than_the_old_roster_stays_a_quorum(mode: str) -> None:
+    swarm = swarm_of(mode, peers=4, rounds=8)
     for number in range(8):
         newcomer = Identity.from_seed(bytes([100 + number]) * 32)
         swarm.at(6.0, lambda newcomer=newcomer: swarm.join(newcomer))  # type: ignore[misc]
@@ -224,8 +248,9 @@ def test_sybils_join_no_faster_than_the_old_roster_stays_a_quorum() -> None:
     assert all(step <= newcomers(size) for step, size in zip(steps, sizes.values(), strict=False))
 
 
-def test_a_peer_restarted_after_its_update_left_never_sends_it_again() -> None:
-    swarm = VirtualSwarm(peers=4, rounds=4)
+@both_modes
+def test_a_peer_restarted_after_its_update_left_never_sends_it_again(mode: str) -> None:
+    swarm = swarm_of(mode, peers=4, rounds=4)
     victim = sorted(swarm.peers)[0]
     entered: list[tuple[int, int]] = []
 
@@ -244,8 +269,9 @@ def test_a_peer_restarted_after_its_update_left_never_sends_it_again() -> None:
     assert len(entered) == len(set(entered))
 
 
-def test_a_slow_peer_counts_with_the_slices_it_did() -> None:
-    swarm = VirtualSwarm(peers=4, rounds=2)
+@both_modes
+def test_a_slow_peer_counts_with_the_slices_it_did(mode: str) -> None:
+    swarm = swarm_of(mode, peers=4, rounds=2)
     slow = sorted(swarm.peers)[0]
     swarm.peers[slow].speed = 1
     swarm.run()

@@ -16,6 +16,8 @@ founding_peers = [{others}]
 [data]
 source = "{data}"
 sequence_length = 16
+[aggregation]
+mode = "plain"
 [work]
 slices = 2
 sequences_per_slice = 2

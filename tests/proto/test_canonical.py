@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import cbor2
 import pytest
@@ -51,6 +51,8 @@ def strategy(annotation: Any, metadata: Any = ()) -> st.SearchStrategy[Any]:
         return strategy(args[0], (*annotation.__metadata__, *metadata))
     if origin in (UnionType, Union):
         return st.one_of([strategy(arg) for arg in args])
+    if origin is Literal:
+        return st.sampled_from(args)
     if annotation is NoneType:
         return st.none()
     if annotation is bool:

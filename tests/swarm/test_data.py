@@ -400,3 +400,14 @@ def test_a_commitment_does_not_print_its_secret() -> None:
 def test_a_short_salt_is_refused() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         commit(ROWS, b"short")
+
+
+def test_own_text_that_every_order_would_use_up_is_refused_where_updates_are_masked(tmp_path: Path) -> None:
+    few = tmp_path / "few.txt"
+    few.write_text("\n\n".join(PARAGRAPHS[:40]))
+    own, shared = manifest(mode="own", source=str(few)), manifest(source=str(few))
+    plain = own.model_copy(update={"aggregation": own.aggregation.model_copy(update={"mode": "plain"})})
+    with pytest.raises(DataTooSmall, match="64 are needed, or every order would draw the same text"):
+        load_dataset(own, path=few, cache=tmp_path)
+    assert 0 < len(load_dataset(plain, path=few, cache=tmp_path).sequences) < 64
+    assert load_dataset(shared, path=few, cache=tmp_path)

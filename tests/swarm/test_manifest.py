@@ -14,7 +14,7 @@ from swarm.manifest import MAX_MANIFEST, Manifest, ManifestRefused, load_manifes
 ALICE = "12D3KooW" + "A" * 44
 BOB = "12D3KooW" + "B" * 44
 
-# The complete example of every key; `aggregation.mode` waits for the secure mode.
+# The complete example of every key.
 COMPLETE = b"""\
 [run]
 name = "demo"
@@ -54,7 +54,7 @@ weight_decay = 0.01
 clip = 8.0                   # elementwise, in units of the agreed block RMS
 
 [aggregation]
-mode = "plain"
+mode = "secure"              # or "plain": updates are seen by the owners of their parts
 ring_bits = 16
 levels = 0                   # Q; 0 = the largest that fits
 largest_cell = 16            # at most 32
@@ -185,7 +185,8 @@ def test_the_ring_holds_every_possible_sum() -> None:
         ("[model]\npreset = 'tiny'\nsource = 'facebook/opt-125m'\n", 3, ["a preset or a source, not both"]),
         ("[data]\ntokenizer = 'model'\n", 2, ['tokenizer = "gpt2"']),
         ("[data]\nsequence_length = 1024\n", 2, ["tiny reads at most 512 tokens"]),
-        ("[aggregation]\nmode = 'secure'\n", 2, ['mode = "plain"']),
+        ("[run]\nmin_peers = 3\n", 2, ["min_peers = 3", "fewer than 4 peers", 'mode = "plain"']),
+        ("[aggregation]\nlargest_cell = 3\nmode = 'secure'\n", 1, ["min_peers (by default)", "at most 3"]),
         # ring overflow: 16 x 4 x 512 = 2^15
         ("[aggregation]\nlevels = 512\n", 2, ["levels = 512"]),
         ("[aggregation]\n\nlevels = 15\n", 3, ["levels = 15"]),
@@ -206,6 +207,13 @@ def test_what_cannot_run_is_refused_with_line_value_and_fix(text: str, line: int
 def test_all_reasons_come_at_once() -> None:
     message = refusal("[work]\nslices = 0\n[outer]\nclip = -1\nspeed = 3\n")
     assert [line.split(":")[0].strip() for line in message.split("\n")[1:]] == ["line 2", "line 4", "line 5"]
+
+
+@pytest.mark.parametrize("peers", [1, 2, 3])
+def test_fewer_than_four_peers_run_without_masks_only(peers: int) -> None:
+    text = f"[run]\nmin_peers = {peers}\n"
+    assert 'aggregation.mode = "plain"' in refusal(text)
+    assert parse_manifest(f"{text}[aggregation]\nmode = 'plain'\n".encode()).run.min_peers == peers
 
 
 def test_inline_tables_and_dotted_keys_have_lines() -> None:

@@ -1,14 +1,15 @@
 """The round: whatever peers, leaders and disks do, a peer applies only what a quorum signed."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
 
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
-from secagg.messages import Advert, Part, SurvivorSet, seed_commitment
-from secagg.session import NotYet, Tell
+from secagg.interface import NotYet, Tell
+from secagg.messages import Advert, FinalSet, Part, seed_commitment
 from swarm.effects import (
     Adopt,
     Apply,
@@ -48,6 +49,12 @@ from verify.statement import domain_of, open_signed, sign
 CHUNK = 16
 
 
+def entropy_of(peer: PeerID) -> Callable[[], bytes]:
+    """32 bytes a call, never the same twice."""
+    calls = itertools.count(1)
+    return lambda: bytes(9) + bytes([PEERS.index(peer), next(calls)]) + bytes(21)
+
+
 def participant(history: History, peer: PeerID = PEERS[0], **changes: object) -> Participant:
     fields: dict[str, object] = {
         "identity": KEYS[peer],
@@ -55,7 +62,7 @@ def participant(history: History, peer: PeerID = PEERS[0], **changes: object) ->
         "history": history,
         "data": DataView(10_000),
         "snapshot": history.snapshot,
-        "entropy": lambda: bytes([PEERS.index(peer)]) * 32,
+        "entropy": entropy_of(peer),
         "chunk": CHUNK,
     }
     return Participant(**(fields | changes))  # type: ignore[arg-type]
@@ -202,6 +209,19 @@ def test_statements_of_strangers_of_other_runs_and_of_other_kinds_are_refused_an
     assert machine.slot == (1, 0)
 
 
+def test_refusals_are_counted_under_kinds_that_exist() -> None:
+    """A domain is what its sender writes: made-up ones fill neither memory nor the status page."""
+    history = begin(4)
+    machine = participant(history)
+    machine.begin()
+    for number in range(1_000):
+        made_up = said(PEERS[1], record_after(history)).replace(b"\x66record", b"\x66r%05d" % number)
+        with pytest.raises(MessageRefused):
+            machine.receive(PEERS[1], made_up)
+    assert sum(machine.refused.values()) == 1_000
+    assert len(machine.refused) < 40
+
+
 def test_a_flood_of_early_statements_is_bounded_and_leaves_room_for_others() -> None:
     history = begin(4)
     machine = participant(history)
@@ -216,9 +236,7 @@ def test_large_early_statements_are_bounded_in_bytes_and_not_held_where_no_sessi
     history = begin(4)
     machine = participant(history)
     machine.begin()
-    fat = SurvivorSet(
-        session=bytes(32), survivors=(PEERS[0],), owners=(PEERS[0],), delivered=(bytes(65_536),) * 16
-    )
+    fat = FinalSet(session=bytes(32), survivor_set=bytes(32), proposal=bytes(1 << 19), votes=())
     raw = said(PEERS[1], fat)
     machine.receive(PEERS[1], raw)
     assert not machine._held
@@ -252,13 +270,13 @@ def test_a_transfer_is_held_only_where_its_session_may_still_begin() -> None:
     machine.begin()
     header = said(PEERS[1], Part(session=bytes(32), part=0, hashes=(bytes(32),)))
     with pytest.raises(MessageRefused) as refusal:
-        machine.expect(PEERS[1], header)
+        machine.room(PEERS[1], header)
     assert not isinstance(refusal.value, NotYet)
     machine.trained(machine.slot, work())
     with pytest.raises(NotYet):
-        machine.expect(PEERS[1], header)
+        machine.room(PEERS[1], header)
     with pytest.raises(MessageRefused) as refusal:
-        machine.expect(PEERS[8], header)
+        machine.room(PEERS[8], header)
     assert not isinstance(refusal.value, NotYet)
 
 
@@ -352,6 +370,24 @@ def test_votes_heard_while_the_snapshot_is_fetched_are_not_forgotten() -> None:
     machine.fetched(history.snapshot)
     machine.receive(PEERS[3], vote_of(PEERS[3], history, (1, 0), value=name))
     assert machine.slot == (1, 1)
+
+
+def test_what_was_said_in_an_attempt_that_is_over_means_nothing_in_the_next() -> None:
+    """A restarted peer may learn that its attempt came to nothing before it begins."""
+    history = begin(4)
+    votes = [
+        vote_of(peer, history, (1, 0), step=step, value=void_value(history.run, 1, 0))
+        for peer in PEERS[:3]
+        for step in (0, 1)
+    ]
+    record = said(PEERS[0], record_after(history))
+    machine = participant(history, said=(record, *votes), entered=(1, 0))
+    assert Train in kinds(machine.learn([void(history)]))
+    assert machine.slot == (1, 1)
+    for peer in PEERS[1:4]:
+        machine.receive(peer, vote_of(peer, history, (1, 1), step=0, value=void_value(history.run, 1, 1)))
+    assert not machine.evidence
+    assert machine.phase is Phase.TRAIN
 
 
 def test_a_record_is_saved_before_any_vote_for_it_and_supported_after_a_restart() -> None:
@@ -471,15 +507,16 @@ def test_a_sum_that_fails_the_sanity_tests_voids_the_attempt_and_moves_nothing()
         if isinstance(effect, Apply) and effect.slot == (2, 0):
             refused.add(effect.slot)
             machine = swarm.machine(peer)
-            swarm._later(0.01, peer, lambda: machine.applied((2, 0), None, "13 times over"))
+            swarm._later(0.01, peer, lambda: machine.refused_sum((2, 0), "13 times over", [0]))
 
     swarm.on_effect = refuse
     swarm.run(seconds=500)
     assert refused
-    for peer in swarm.peers.values():
+    for name, peer in swarm.peers.items():
         assert [void.slot for void in peer.voids] == [(2, 0)]
         assert isinstance(peer.voids[0], Voided)
         assert peer.voids[0].reason == "13 times over"
+        assert not swarm.machine(name).evidence
     assert len({peer.final for peer in swarm.peers.values()}) == 1
 
 

@@ -249,7 +249,7 @@ def test_two_votes_in_one_view_are_kept_as_evidence_once() -> None:
         with pytest.raises(MessageRefused, match="voted twice"):
             member.receive(said(liar, 0, PREVOTE, bytes([9, number]) + bytes(30)))
     assert len(member.evidence) == 1
-    one, two = (open_signed(raw, Vote) for raw in member.evidence[0])
+    one, two = (open_signed(raw, Vote) for raw in member.evidence[0].statements)
     assert one.signer == two.signer == liar
     assert one.message.value != two.message.value
     assert (one.message.view, one.message.step) == (two.message.view, two.message.step)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verify import merkle
-from verify.merkle import HASH_BYTES, inclusion_proof, leaf_hash, root, salted_leaf, verify_inclusion
+from proto import merkle
+from proto.merkle import HASH_BYTES, inclusion_proof, leaf_hash, root, salted_leaf, verify_inclusion
 
 # The leaves and roots that the reference implementations of certificate transparency test with.
 ENTRIES = [

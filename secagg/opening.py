@@ -1,0 +1,200 @@
+"""After a sum that failed its sanity tests: who it was (design, section 5 "Sanity tests").
+
+In two steps, so that nobody can be made to show more than it must:
+
+    Shown    every survivor tells its *masked* integers of one drawn chunk. All masks that do not cancel are
+             known by now, so everyone adds up the chunk; if that is not what the part's owner published, the
+             owner lied, and nobody opens anything.
+    Opening  the sum is true, and insane: every survivor tells the keys of its masks in that chunk, each with
+             its proof in the pair's root. A single survivor that keeps them back changes nothing: its
+             partners' keys are its own.
+
+The promise: what is computed from this are the very integers that a survivor masked. The tests of the sum
+add up the bounds of its members, so in a chunk that fails, some member's own integers fail.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from blake3 import blake3
+
+from proto.canonical import PeerID
+from proto.errors import MessageRefused
+from proto.merkle import inclusion_proof, leaf_hash, verify_inclusion
+from secagg.keys import self_seed
+from secagg.masks import Masker, chunk_key, sign_towards
+from secagg.messages import Advert, Evidence, Opening, Part, PartSum, Receipt, Shown
+from secagg.parts import Cut
+from secagg.sharing import Recovery, Sharing
+
+Sane = Callable[[np.ndarray, int], bool]
+"""(integers of one member in the chunk, its weight) -> whether they may be as they are."""
+
+
+def open_chunk(sharing: Sharing, index: int) -> Opening:
+    """The keys of this member's masks in chunk `index`."""
+    keys: list[bytes] = []
+    proofs: list[tuple[bytes, ...]] = []
+    for dealer in sharing.dealt:
+        leaves = [] if dealer == sharing.me else sharing.pair_keys(dealer)
+        keys.append(leaves[index] if leaves else bytes(32))
+        proofs.append(tuple(inclusion_proof([leaf_hash(key) for key in leaves], index)) if leaves else ())
+    return Opening(session=sharing.session, chunk=index, keys=tuple(keys), proofs=tuple(proofs))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The sum that failed: what the owner of its part received and published, signed and opened."""
+
+    owner: PeerID
+    receipt: tuple[bytes, Receipt]
+    published: tuple[bytes, PartSum]
+
+
+class Asked:
+    """What the others' statements make a member tell, whatever it thinks of the sum itself.
+
+    A liar may let members see different sums, none in time, or not all that is shown. So everyone shows each
+    member the first chunk that it shows itself (its owner knows it), and opens a chunk that more than
+    `colluders` open, for then an honest one has seen that its true sum is insane.
+    """
+
+    def __init__(self, colluders: int) -> None:
+        self._colluders = colluders
+        self._shown_to: set[PeerID] = set()
+        self._opened: dict[PeerID, int] = {}
+
+    def to_show(self, sender: PeerID) -> bool:
+        """Whether to show `sender` the chunk that it shows."""
+        first = sender not in self._shown_to
+        self._shown_to.add(sender)
+        return first
+
+    def to_open(self, sender: PeerID, chunk: int) -> bool:
+        """Whether to open the chunk that `sender` opens."""
+        self._opened.setdefault(sender, chunk)
+        return list(self._opened.values()).count(chunk) > self._colluders
+
+
+class Openings:
+    """One chunk as the survivors show and open it. Without masks, `sharing` and `recovery` are None."""
+
+    def __init__(
+        self,
+        sharing: Sharing | None,
+        recovery: Recovery | None,
+        adverts: Mapping[PeerID, tuple[bytes, Advert]],
+        survivors: Sequence[PeerID],
+        cut: Cut,
+        chunk: int,
+        dtype: np.dtype,
+        claim: Claim,
+        sane: Sane,
+    ) -> None:
+        self.chunk, self.survivors = chunk, set(survivors)
+        self.may_open = False
+        """Whether the sum is what was shown adds up to."""
+        part, where = cut.holding(chunk)
+        self._place, self._elements = chunk - cut.first(part), where.stop - where.start
+        self._sharing, self._recovery, self._adverts = sharing, recovery, adverts
+        self._claim, self._sane = claim, sane
+        self._masker, self._dtype = Masker(dtype, cut.chunk), dtype
+        self._shown: dict[PeerID, tuple[bytes, np.ndarray]] = {}
+        self._disputed: set[PeerID] = set()  # who signed another header than the owner has signed for
+        self._opened: dict[PeerID, bytes] = {}
+        self._keys: dict[tuple[PeerID, PeerID], bytes] = {}
+        self._solved = False
+
+    def show(self, author: PeerID, raw: bytes, message: Shown, header: Part) -> list[Evidence]:
+        """Take a survivor's masked integers. Raises MessageRefused unless they are what it sent the owner."""
+        if author in self._shown and self._shown[author][0] == raw:
+            return []  # told again
+        self._check_asked(author, message.chunk, self._shown)
+        receipt_raw, receipt = self._claim.receipt
+        if dict(zip(receipt.senders, receipt.headers, strict=True))[author] != header.digest():
+            if header.part == receipt.part:
+                self._disputed.add(author)
+            raise MessageRefused(f"shown: {author} shows another header than the owner's receipt names")
+        # The header of an owner's own part is looked at by nobody else before.
+        if len(header.hashes) <= self._place or blake3(message.data).digest() != header.hashes[self._place]:
+            raise MessageRefused(f"shown: {author} shows other integers than it sent")
+        if len(message.data) != self._elements * self._dtype.itemsize:
+            raise MessageRefused(f"shown: {len(message.data)} bytes for {self._elements} elements")
+        self._shown[author] = (raw, np.frombuffer(message.data, self._dtype))
+        if self._shown.keys() != self.survivors:
+            return []
+        published_raw, published = self._claim.published
+        total = np.sum([masked for _, masked in self._shown.values()], axis=0, dtype=self._dtype)
+        if self._recovery is not None:
+            self._masker.add(total, self.chunk, [(seed, -sign) for seed, sign in self._recovery.masks()])
+        if blake3(total.data.cast("B")).digest() != published.hashes[self._place]:
+            self._solved = True
+            statements = (published_raw, receipt_raw, *(raw for raw, _ in self._shown.values()))
+            return [Evidence("sum", self._claim.owner, statements)]
+        self.may_open = True
+        return self._garbage()
+
+    def open(self, author: PeerID, raw: bytes, message: Opening) -> list[Evidence]:
+        """Take a survivor's keys. Raises MessageRefused unless each stands in the root that it signed."""
+        self._check_asked(author, message.chunk, self._opened)
+        if self._sharing is None:
+            raise MessageRefused("opening: nothing is masked here")
+        dealers = list(self._sharing.dealt)
+        if not len(message.keys) == len(message.proofs) == len(dealers):
+            raise MessageRefused(f"opening: keys of {len(message.keys)} masks, {len(dealers)} are needed")
+        for dealer, key, proof in zip(dealers, message.keys, message.proofs, strict=True):
+            root = self._sharing.root_of(author, dealer)
+            held = verify_inclusion(leaf_hash(key), self.chunk, self._sharing.chunks, proof, root)
+            if dealer != author and not held:
+                raise MessageRefused(f"opening: the key of {author}'s mask with {dealer} is not in its root")
+        for dealer, key in zip(dealers, message.keys, strict=True):
+            self._keys[author, dealer] = self._keys[dealer, author] = key
+        self._opened[author] = raw
+        return self._garbage()
+
+    def silent(self, me: PeerID, minimum: int, colluders: int) -> set[PeerID]:
+        """Who kept back what almost `minimum` others told, as long as nobody is convicted.
+
+        Where a survivor signed another header than the owner has signed for, one of the two lies: both are
+        among them; the owner alone, if more survivors say so than may lie, or `me` is one.
+        """
+        if self._solved:
+            return set()
+        if me in self._disputed or len(self._disputed) > colluders:
+            return {self._claim.owner}
+        told = set(self._opened if self.may_open else self._shown) | self._disputed
+        silent = self.survivors - told if len(told) >= minimum - 1 else set()
+        return silent | self._disputed | ({self._claim.owner} if self._disputed else set())
+
+    def _garbage(self) -> list[Evidence]:
+        found = []
+        for survivor in sorted(self.survivors):
+            update, (advert_raw, advert) = self._update_of(survivor), self._adverts[survivor]
+            if update is not None and not self._sane(update, advert.weight):
+                self._solved = True
+                statements = (advert_raw, self._shown[survivor][0], *self._opened.values())
+                found.append(Evidence("garbage", survivor, statements))
+        return found
+
+    def _update_of(self, survivor: PeerID) -> np.ndarray | None:
+        """A survivor's own integers; None while a key of its masks is missing."""
+        update = self._shown[survivor][1].copy()
+        if self._sharing is None or self._recovery is None:
+            return update
+        own = self_seed(self._recovery.seeds[survivor], self._sharing.session)
+        self._masker.add(update, self.chunk, [(own, -1)])
+        for dealer in self._sharing.dealt:
+            if dealer == survivor:
+                continue
+            key = self._keys.get((survivor, dealer))
+            if dealer in self._recovery.keys:  # two that lie alike agree on a root; a rebuilt key tells
+                key = chunk_key(self._recovery.pair_seed(dealer, survivor), self.chunk)
+            if key is None:
+                return None
+            self._masker.add_stream(update, key, -sign_towards(survivor, dealer))
+        return update
+
+    def _check_asked(self, author: PeerID, chunk: int, said: Mapping[PeerID, object]) -> None:
+        if chunk != self.chunk or author not in self.survivors or author in said:
+            raise MessageRefused(f"opening: chunk {chunk} of {author} was not asked for")
