@@ -45,7 +45,7 @@ from secagg.messages import Advert, Part, PartSum, SessionMessage, seed_commitme
 from secagg.ring import BLOCK, CHUNK, Encoder, Ring, decode_mean
 from secagg.session import Session
 from verify.identity import Identity, verify
-from verify.record import colluders, quorum
+from verify.record import thresholds
 from verify.statement import CACHED, BadSignature, _fields, domain_of, sign
 
 RUN = bytes(32)
@@ -109,12 +109,9 @@ def advert_of(secrets: Secrets, round_: int, secure: bool) -> Advert:
 
 def terms_of(members: Sequence[PeerID], secure: bool) -> Terms:
     """What a cell that is the whole roster is held to. Its timers are too long to decide anything."""
-    n = len(members)
-    may_collude, needed = colluders(n), quorum(n)
-    threshold = (n + may_collude) // 2 + 1 if secure else 0
-    floor = (threshold, may_collude + 2, 3) if secure else (min(n, may_collude + 2),)
+    threshold, minimum = thresholds(len(members), len(members), secure)
     return Terms(
-        minimum=max(needed, *floor),
+        minimum=minimum,
         proposer=min(members),
         mask_seconds=120.0,
         agree_seconds=60.0,

@@ -67,6 +67,7 @@ from verify.record import (
     Vote,
     colluders,
     median,
+    thresholds,
     union_of_statements,
     void_value,
 )
@@ -81,9 +82,6 @@ CARRIED_BYTES = 24_576
 """Bytes of joins and goodbyes that a set vote carries, at most."""
 MOST_LOSS = 1_000 * MICRO
 
-
-FLOOR = 3
-"""Survivors without whom no masked sum is made, however small the roster."""
 
 SESSION_KINDS: dict[str, type[SessionMessage]] = {kind.DOMAIN: kind for kind in FROM}
 TOLD = (Advert, Part, PartSum, Vote, Decided, Join, Goodbye, Record)
@@ -301,12 +299,8 @@ class Participant:
 
     def _terms(self, members: list[PeerID]) -> Terms:
         """What a session of these members is held to (design, section 5 "Thresholds")."""
-        may_collude, n = colluders(len(self.history.roster)), len(members)
-        if self._secure:
-            threshold = (n + may_collude) // 2 + 1
-            minimum = max(self.history.quorum, threshold, may_collude + 2, FLOOR)
-        else:
-            threshold, minimum = 0, max(self.history.quorum, min(n, may_collude + 2))
+        roster = len(self.history.roster)
+        threshold, minimum = thresholds(roster, len(members), self._secure)
         timeout = self.manifest.membership.round_timeout_seconds
         turns = in_turn(attempt_seed(self.history.beacon, *self.slot, "survivor-set"), members)
         return Terms(
@@ -317,7 +311,7 @@ class Participant:
             chunk=self.chunk,
             owners=self._owners(members),
             threshold=threshold,
-            colluders=may_collude,
+            colluders=colluders(roster),
         )
 
     def _owners(self, members: list[PeerID]) -> tuple[PeerID, ...]:

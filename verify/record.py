@@ -20,6 +20,8 @@ from verify.statement import domain_of, open_signed
 MICRO = 1_000_000
 """Losses travel as integers: micronats a token."""
 
+FLOOR = 3
+"""Survivors without whom no masked sum is made, however small the roster."""
 JOIN_LIFETIME = 64
 """Records after which a join that was not taken in must be signed anew."""
 
@@ -163,6 +165,19 @@ def quorum(roster_size: int) -> int:
 def colluders(roster_size: int) -> int:
     """c: colluding members that are tolerated."""
     return max(1, roster_size // 4) if roster_size >= 4 else 0
+
+
+def thresholds(roster_size: int, members: int, secure: bool) -> tuple[int, int]:
+    """Shares that rebuild a secret (t; 0 where nothing is masked), and the least survivors and signatures.
+
+    2t > members + c, so that only one of two sets of shares can come together; survivors are never fewer than
+    `FLOOR`, nor than c + 2, where sums are masked.
+    """
+    may_collude, needed = colluders(roster_size), quorum(roster_size)
+    if not secure:
+        return 0, max(needed, min(members, may_collude + 2))
+    threshold = (members + may_collude) // 2 + 1
+    return threshold, max(needed, threshold, may_collude + 2, FLOOR)
 
 
 def newcomers(roster_size: int) -> int:

@@ -32,7 +32,7 @@ from secagg.keys import Secrets, public_key
 from secagg.messages import Advert, Part, PartSum, SessionMessage, seed_commitment
 from secagg.session import Session
 from verify.identity import Identity
-from verify.record import colluders
+from verify.record import colluders, thresholds
 from verify.statement import domain_of, open_signed, sign
 
 CHUNK = 8
@@ -79,7 +79,7 @@ def secrets_of(peer: PeerID) -> Secrets:
 
 def threshold_of(n: int) -> int:
     """The share threshold of a cell that is the whole roster."""
-    return (n + colluders(n)) // 2 + 1
+    return thresholds(n, n, secure=True)[0]
 
 
 @lru_cache(maxsize=8_192)
