@@ -104,6 +104,8 @@ def advert_of(secrets: Secrets, round_: int, secure: bool) -> Advert:
         accused=(),
         data_root=None,
         data_count=0,
+        head_size=0,
+        head_root=bytes(32),
     )
 
 

@@ -36,12 +36,14 @@ Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 class Message(BaseModel):
     """A frozen record with one canonical encoding. Subclasses set `DOMAIN`, which is signed with them.
 
-    `MOST_BYTES` bounds the encoding before it is looked at: decoding a megabyte takes a second.
+    `MOST_BYTES` and `MOST_ITEMS` (CBOR items, keys too) bound the encoding before it is decoded: a megabyte
+    of empty maps would take a second, and 170 times its size in memory.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
     DOMAIN: ClassVar[str]
     MOST_BYTES: ClassVar[int] = 64 << 10
+    MOST_ITEMS: ClassVar[int] = 4_096
 
     def encode(self) -> bytes:
         """The message as deterministic CBOR: a map from field names to values."""
@@ -56,6 +58,8 @@ class Message(BaseModel):
         """The message that `raw` encodes. Raises MessageRefused on anything else."""
         if len(raw) > cls.MOST_BYTES:
             raise MessageRefused(f"{cls.DOMAIN}: {len(raw)} bytes, the largest has {cls.MOST_BYTES}")
+        if len(raw) > cls.MOST_ITEMS:
+            _count_items(raw, cls)
         value = plain_cbor(raw)
         try:
             message = cls.model_validate(_tuples(value))
@@ -79,6 +83,23 @@ def plain_cbor(raw: bytes, max_depth: int = MAX_DEPTH) -> Any:
         )
     except cbor2.CBORError as error:
         raise MessageRefused(f"not plain CBOR ({str(error)[:100]})") from None
+
+
+def _count_items(raw: bytes, kind: type[Message]) -> None:
+    """Raises MessageRefused for more CBOR items than a kind has; takes no longer than to see that many."""
+    at, left, seen = 0, 1, 0
+    while left and at < len(raw):
+        major, value = raw[at] >> 5, raw[at] & 31
+        at += 1
+        if 24 <= value < 28:
+            width = 1 << (value - 24)
+            value = int.from_bytes(raw[at : at + width], "big")
+            at += width
+        left += {4: value, 5: 2 * value, 6: 1}.get(major, 0) - 1
+        seen += 1
+        if seen + left > kind.MOST_ITEMS:
+            raise MessageRefused(f"{kind.DOMAIN}: more than {kind.MOST_ITEMS} items")
+        at += value if major in (2, 3) else 0
 
 
 def tagged_hash(domain: str, *parts: bytes) -> bytes:

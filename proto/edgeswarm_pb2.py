@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15proto/edgeswarm.proto\x12\x0c\x65\x64geswarm.v1\"\x07\n\x05\x45mpty\"\x05\n\x03\x41\x63k\"\x18\n\tStatement\x12\x0b\n\x03raw\x18\x01 \x01(\x0c\"1\n\x0cGenesisReply\x12\x0f\n\x07genesis\x18\x01 \x01(\x0c\x12\x10\n\x08manifest\x18\x02 \x01(\x0c\".\n\x0eRecordsRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"\x1d\n\x0bRecordReply\x12\x0e\n\x06record\x18\x01 \x01(\x0c\"\x1f\n\x0fSnapshotRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\"+\n\x0cPieceRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\"\x15\n\x05Piece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\",\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x12\x0f\n\x07unix_ms\x18\x02 \x01(\x04\"$\n\x04Slab\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\x87\x03\n\x06Public\x12:\n\x07Genesis\x12\x13.edgeswarm.v1.Empty\x1a\x1a.edgeswarm.v1.GenesisReply\x12\x44\n\x07Records\x12\x1c.edgeswarm.v1.RecordsRequest\x1a\x19.edgeswarm.v1.RecordReply0\x01\x12\x45\n\rSnapshotIndex\x12\x1d.edgeswarm.v1.SnapshotRequest\x1a\x13.edgeswarm.v1.Piece0\x01\x12@\n\rSnapshotPiece\x12\x1a.edgeswarm.v1.PieceRequest\x1a\x13.edgeswarm.v1.Piece\x12\x38\n\x06Status\x12\x13.edgeswarm.v1.Empty\x1a\x19.edgeswarm.v1.StatusReply\x12\x38\n\x04Join\x12\x17.edgeswarm.v1.Statement\x1a\x17.edgeswarm.v1.Statement2r\n\x07Members\x12\x32\n\x04Tell\x12\x17.edgeswarm.v1.Statement\x1a\x11.edgeswarm.v1.Ack\x12\x33\n\x08Transfer\x12\x12.edgeswarm.v1.Slab\x1a\x11.edgeswarm.v1.Ack(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15proto/edgeswarm.proto\x12\x0c\x65\x64geswarm.v1\"\x07\n\x05\x45mpty\"\x05\n\x03\x41\x63k\"\x18\n\tStatement\x12\x0b\n\x03raw\x18\x01 \x01(\x0c\"1\n\x0cGenesisReply\x12\x0f\n\x07genesis\x18\x01 \x01(\x0c\x12\x10\n\x08manifest\x18\x02 \x01(\x0c\".\n\x0eRecordsRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"\x1d\n\x0bRecordReply\x12\x0e\n\x06record\x18\x01 \x01(\x0c\"\x1f\n\x0fSnapshotRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\"+\n\x0cPieceRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\"\x15\n\x05Piece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\",\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x12\x0f\n\x07unix_ms\x18\x02 \x01(\x04\"%\n\x0fLedgerHeadReply\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\"-\n\rLedgerRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"\x1c\n\x0bLedgerEntry\x12\r\n\x05\x65ntry\x18\x01 \x01(\x0c\"\xa0\x01\n\x12LedgerProofRequest\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32%.edgeswarm.v1.LedgerProofRequest.Kind\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x10\n\x08old_size\x18\x03 \x01(\x04\x12\x0c\n\x04size\x18\x04 \x01(\x04\"&\n\x04Kind\x12\r\n\tINCLUSION\x10\x00\x12\x0f\n\x0b\x43ONSISTENCY\x10\x01\"\"\n\x10LedgerProofReply\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"$\n\x04Slab\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\x9f\x05\n\x06Public\x12:\n\x07Genesis\x12\x13.edgeswarm.v1.Empty\x1a\x1a.edgeswarm.v1.GenesisReply\x12\x44\n\x07Records\x12\x1c.edgeswarm.v1.RecordsRequest\x1a\x19.edgeswarm.v1.RecordReply0\x01\x12\x45\n\rSnapshotIndex\x12\x1d.edgeswarm.v1.SnapshotRequest\x1a\x13.edgeswarm.v1.Piece0\x01\x12@\n\rSnapshotPiece\x12\x1a.edgeswarm.v1.PieceRequest\x1a\x13.edgeswarm.v1.Piece\x12\x38\n\x06Status\x12\x13.edgeswarm.v1.Empty\x1a\x19.edgeswarm.v1.StatusReply\x12@\n\nLedgerHead\x12\x13.edgeswarm.v1.Empty\x1a\x1d.edgeswarm.v1.LedgerHeadReply\x12I\n\rLedgerEntries\x12\x1b.edgeswarm.v1.LedgerRequest\x1a\x19.edgeswarm.v1.LedgerEntry0\x01\x12O\n\x0bLedgerProof\x12 .edgeswarm.v1.LedgerProofRequest\x1a\x1e.edgeswarm.v1.LedgerProofReply\x12\x38\n\x05Large\x12\x1a.edgeswarm.v1.PieceRequest\x1a\x13.edgeswarm.v1.Piece\x12\x38\n\x04Join\x12\x17.edgeswarm.v1.Statement\x1a\x17.edgeswarm.v1.Statement2\xad\x01\n\x07Members\x12\x32\n\x04Tell\x12\x17.edgeswarm.v1.Statement\x1a\x11.edgeswarm.v1.Ack\x12\x33\n\x08Transfer\x12\x12.edgeswarm.v1.Slab\x1a\x11.edgeswarm.v1.Ack(\x01\x12\x39\n\x03\x41sk\x12\x17.edgeswarm.v1.Statement\x1a\x17.edgeswarm.v1.Statement0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,10 +51,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PIECE']._serialized_end=310
   _globals['_STATUSREPLY']._serialized_start=312
   _globals['_STATUSREPLY']._serialized_end=356
-  _globals['_SLAB']._serialized_start=358
-  _globals['_SLAB']._serialized_end=394
-  _globals['_PUBLIC']._serialized_start=397
-  _globals['_PUBLIC']._serialized_end=788
-  _globals['_MEMBERS']._serialized_start=790
-  _globals['_MEMBERS']._serialized_end=904
+  _globals['_LEDGERHEADREPLY']._serialized_start=358
+  _globals['_LEDGERHEADREPLY']._serialized_end=395
+  _globals['_LEDGERREQUEST']._serialized_start=397
+  _globals['_LEDGERREQUEST']._serialized_end=442
+  _globals['_LEDGERENTRY']._serialized_start=444
+  _globals['_LEDGERENTRY']._serialized_end=472
+  _globals['_LEDGERPROOFREQUEST']._serialized_start=475
+  _globals['_LEDGERPROOFREQUEST']._serialized_end=635
+  _globals['_LEDGERPROOFREQUEST_KIND']._serialized_start=597
+  _globals['_LEDGERPROOFREQUEST_KIND']._serialized_end=635
+  _globals['_LEDGERPROOFREPLY']._serialized_start=637
+  _globals['_LEDGERPROOFREPLY']._serialized_end=671
+  _globals['_SLAB']._serialized_start=673
+  _globals['_SLAB']._serialized_end=709
+  _globals['_PUBLIC']._serialized_start=712
+  _globals['_PUBLIC']._serialized_end=1383
+  _globals['_MEMBERS']._serialized_start=1386
+  _globals['_MEMBERS']._serialized_end=1559
 # @@protoc_insertion_point(module_scope)

@@ -59,6 +59,26 @@ class PublicStub:
                 request_serializer=proto_dot_edgeswarm__pb2.Empty.SerializeToString,
                 response_deserializer=proto_dot_edgeswarm__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.LedgerHead = channel.unary_unary(
+                '/edgeswarm.v1.Public/LedgerHead',
+                request_serializer=proto_dot_edgeswarm__pb2.Empty.SerializeToString,
+                response_deserializer=proto_dot_edgeswarm__pb2.LedgerHeadReply.FromString,
+                _registered_method=True)
+        self.LedgerEntries = channel.unary_stream(
+                '/edgeswarm.v1.Public/LedgerEntries',
+                request_serializer=proto_dot_edgeswarm__pb2.LedgerRequest.SerializeToString,
+                response_deserializer=proto_dot_edgeswarm__pb2.LedgerEntry.FromString,
+                _registered_method=True)
+        self.LedgerProof = channel.unary_unary(
+                '/edgeswarm.v1.Public/LedgerProof',
+                request_serializer=proto_dot_edgeswarm__pb2.LedgerProofRequest.SerializeToString,
+                response_deserializer=proto_dot_edgeswarm__pb2.LedgerProofReply.FromString,
+                _registered_method=True)
+        self.Large = channel.unary_unary(
+                '/edgeswarm.v1.Public/Large',
+                request_serializer=proto_dot_edgeswarm__pb2.PieceRequest.SerializeToString,
+                response_deserializer=proto_dot_edgeswarm__pb2.Piece.FromString,
+                _registered_method=True)
         self.Join = channel.unary_unary(
                 '/edgeswarm.v1.Public/Join',
                 request_serializer=proto_dot_edgeswarm__pb2.Statement.SerializeToString,
@@ -100,6 +120,32 @@ class PublicServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LedgerHead(self, request, context):
+        """The peer's ledger (verify/ledger.py): its signed head, its entries in bounded answers, proofs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LedgerEntries(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LedgerProof(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Large(self, request, context):
+        """A content too large for its entry, by its SHA-256, in pieces of 1 MiB; the entry says its size.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Join(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -133,6 +179,26 @@ def add_PublicServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=proto_dot_edgeswarm__pb2.Empty.FromString,
                     response_serializer=proto_dot_edgeswarm__pb2.StatusReply.SerializeToString,
+            ),
+            'LedgerHead': grpc.unary_unary_rpc_method_handler(
+                    servicer.LedgerHead,
+                    request_deserializer=proto_dot_edgeswarm__pb2.Empty.FromString,
+                    response_serializer=proto_dot_edgeswarm__pb2.LedgerHeadReply.SerializeToString,
+            ),
+            'LedgerEntries': grpc.unary_stream_rpc_method_handler(
+                    servicer.LedgerEntries,
+                    request_deserializer=proto_dot_edgeswarm__pb2.LedgerRequest.FromString,
+                    response_serializer=proto_dot_edgeswarm__pb2.LedgerEntry.SerializeToString,
+            ),
+            'LedgerProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.LedgerProof,
+                    request_deserializer=proto_dot_edgeswarm__pb2.LedgerProofRequest.FromString,
+                    response_serializer=proto_dot_edgeswarm__pb2.LedgerProofReply.SerializeToString,
+            ),
+            'Large': grpc.unary_unary_rpc_method_handler(
+                    servicer.Large,
+                    request_deserializer=proto_dot_edgeswarm__pb2.PieceRequest.FromString,
+                    response_serializer=proto_dot_edgeswarm__pb2.Piece.SerializeToString,
             ),
             'Join': grpc.unary_unary_rpc_method_handler(
                     servicer.Join,
@@ -286,6 +352,114 @@ class Public:
             _registered_method=True)
 
     @staticmethod
+    def LedgerHead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgeswarm.v1.Public/LedgerHead',
+            proto_dot_edgeswarm__pb2.Empty.SerializeToString,
+            proto_dot_edgeswarm__pb2.LedgerHeadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LedgerEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgeswarm.v1.Public/LedgerEntries',
+            proto_dot_edgeswarm__pb2.LedgerRequest.SerializeToString,
+            proto_dot_edgeswarm__pb2.LedgerEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LedgerProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgeswarm.v1.Public/LedgerProof',
+            proto_dot_edgeswarm__pb2.LedgerProofRequest.SerializeToString,
+            proto_dot_edgeswarm__pb2.LedgerProofReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Large(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgeswarm.v1.Public/Large',
+            proto_dot_edgeswarm__pb2.PieceRequest.SerializeToString,
+            proto_dot_edgeswarm__pb2.Piece.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Join(request,
             target,
             options=(),
@@ -332,6 +506,11 @@ class MembersStub:
                 request_serializer=proto_dot_edgeswarm__pb2.Slab.SerializeToString,
                 response_deserializer=proto_dot_edgeswarm__pb2.Ack.FromString,
                 _registered_method=True)
+        self.Ask = channel.unary_stream(
+                '/edgeswarm.v1.Members/Ask',
+                request_serializer=proto_dot_edgeswarm__pb2.Statement.SerializeToString,
+                response_deserializer=proto_dot_edgeswarm__pb2.Statement.FromString,
+                _registered_method=True)
 
 
 class MembersServicer:
@@ -350,6 +529,13 @@ class MembersServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Ask(self, request, context):
+        """A signed question (verify/check.py); the answer is a list of statements, or of pieces of one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MembersServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -362,6 +548,11 @@ def add_MembersServicer_to_server(servicer, server):
                     servicer.Transfer,
                     request_deserializer=proto_dot_edgeswarm__pb2.Slab.FromString,
                     response_serializer=proto_dot_edgeswarm__pb2.Ack.SerializeToString,
+            ),
+            'Ask': grpc.unary_stream_rpc_method_handler(
+                    servicer.Ask,
+                    request_deserializer=proto_dot_edgeswarm__pb2.Statement.FromString,
+                    response_serializer=proto_dot_edgeswarm__pb2.Statement.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -418,6 +609,33 @@ class Members:
             '/edgeswarm.v1.Members/Transfer',
             proto_dot_edgeswarm__pb2.Slab.SerializeToString,
             proto_dot_edgeswarm__pb2.Ack.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgeswarm.v1.Members/Ask',
+            proto_dot_edgeswarm__pb2.Statement.SerializeToString,
+            proto_dot_edgeswarm__pb2.Statement.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,8 @@ MAX_VOTE = 32_768
 """Bytes of a signed set vote: one from every member, with a proposal, must fit into a final set."""
 
 Hashes = Annotated[tuple[Digest, ...], Field(max_length=30_000), FailFast()]
+MAX_CHUNKS = 1 << 20
+"""Chunks of the longest vector: whoever checks a pair's root computes that many keys."""
 MAX_CHUNK_BYTES = 1 << 18
 SHARE_BYTES = 33
 SEALED_BYTES = 2 * SHARE_BYTES + 16
@@ -72,6 +74,8 @@ class Advert(Message):
     accused: Each[PeerID]  # peers it holds evidence against
     data_root: Digest | None  # what this peer's own text is committed to; None where data is shared
     data_count: Count
+    head_size: Count  # entries of this peer's ledger; never fewer than an earlier advert said
+    head_root: Digest  # the root over them: one for each size
 
 
 class SessionMessage(Message):
@@ -83,7 +87,8 @@ class SessionMessage(Message):
 class ShareList(SessionMessage):
     """A dealer's shares of its mask key and its seed, one of each for every member, in the members' order.
 
-    A share's hash stands here for everyone to see, so that one that is altered later shows.
+    A share's hash stands here for everyone to see, so that one that is altered later shows; and the numbers
+    that the list was made with, so that whoever judges it needs no others.
     """
 
     DOMAIN: ClassVar[str] = "share-list"
@@ -92,6 +97,8 @@ class ShareList(SessionMessage):
     mask_shares: Each[Digest]
     seed_shares: Each[Digest]
     pair_roots: Each[Digest]  # of each pair's chunk keys; own: 0
+    threshold: Annotated[int, Field(ge=1, le=MAX_CELL)]  # shares that rebuild a secret
+    chunks: Annotated[int, Field(ge=1, le=MAX_CHUNKS)]  # of the whole vector
 
 
 class ShareLists(SessionMessage):
@@ -124,6 +131,7 @@ class Part(SessionMessage):
 
     DOMAIN: ClassVar[str] = "part"
     MOST_BYTES: ClassVar[int] = MAX_MESSAGE
+    MOST_ITEMS: ClassVar[int] = 32_768
 
     part: Annotated[int, Field(ge=0, lt=MAX_CELL)]
     hashes: Hashes
@@ -160,7 +168,7 @@ class SetVote(SessionMessage):
 
     survivor_set: Digest
     seed: Digest | None
-    statements: Annotated[tuple[Statement, ...], Field(max_length=64), FailFast()]
+    statements: Annotated[tuple[Statement, ...], Field(max_length=4 * MAX_CELL), FailFast()]
 
 
 class FinalSet(SessionMessage):
@@ -226,6 +234,7 @@ class PartSum(SessionMessage):
 
     DOMAIN: ClassVar[str] = "part-sum"
     MOST_BYTES: ClassVar[int] = MAX_MESSAGE
+    MOST_ITEMS: ClassVar[int] = 32_768
 
     part: Annotated[int, Field(ge=0, lt=MAX_CELL)]
     survivor_set: Digest
@@ -234,11 +243,15 @@ class PartSum(SessionMessage):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Signed statements that together convict a peer: of what `kind` says."""
+    """Signed statements that together convict a peer: of what `kind` says (docs/evidence.md).
+
+    `adverts`: all that the session's id binds, in its order; none where the offence is not in a session.
+    """
 
     kind: str
     against: PeerID
     statements: tuple[bytes, ...]
+    adverts: tuple[bytes, ...] = ()
 
 
 def session_id(advert: Advert, signed_adverts: Sequence[bytes]) -> bytes:

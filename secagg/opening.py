@@ -24,7 +24,16 @@ from proto.errors import MessageRefused
 from proto.merkle import inclusion_proof, leaf_hash, verify_inclusion
 from secagg.keys import self_seed
 from secagg.masks import Masker, chunk_key, sign_towards
-from secagg.messages import Advert, Evidence, Opening, Part, PartSum, Receipt, Shown
+from secagg.messages import (
+    Advert,
+    Evidence,
+    Opening,
+    Part,
+    PartSum,
+    Receipt,
+    SessionMessage,
+    Shown,
+)
 from secagg.parts import Cut
 from secagg.sharing import Recovery, Sharing
 
@@ -48,33 +57,62 @@ class Claim:
     """The sum that failed: what the owner of its part received and published, signed and opened."""
 
     owner: PeerID
-    receipt: tuple[bytes, Receipt]
+    receipt: Receipt
     published: tuple[bytes, PartSum]
+    proposal: bytes  # the signed SurvivorSet; the receipt is in it
 
 
-class Asked:
-    """What the others' statements make a member tell, whatever it thinks of the sum itself.
+class OwnChunks:
+    """What a member tells of its own chunks: of the one its sum fails in, and of those that others ask for.
 
     A liar may let members see different sums, none in time, or not all that is shown. So everyone shows each
     member the first chunk that it shows itself (its owner knows it), and opens a chunk that more than
     `colluders` open, for then an honest one has seen that its true sum is insane.
+
+    `update` and `headers` are the session's own: masked in place, and signed once masked.
     """
 
-    def __init__(self, colluders: int) -> None:
-        self._colluders = colluders
+    def __init__(
+        self,
+        session: bytes,
+        sharing: Sharing | None,
+        update: np.ndarray,
+        headers: Mapping[int, tuple[bytes, Part]],
+        colluders: int,
+    ) -> None:
+        self.cut = Cut(0, (), (), 1)
+        self._session, self._sharing, self._update = session, sharing, update
+        self._headers, self._colluders = headers, colluders
         self._shown_to: set[PeerID] = set()
-        self._opened: dict[PeerID, int] = {}
+        self._asked: dict[PeerID, int] = {}
+        self._has_opened = False
 
-    def to_show(self, sender: PeerID) -> bool:
-        """Whether to show `sender` the chunk that it shows."""
-        first = sender not in self._shown_to
+    def show(self, index: int) -> Shown:
+        """The masked integers in a chunk; its owner has them."""
+        part, where = self.cut.holding(index)
+        header, data = self._headers[part][0], self._update[where].tobytes()
+        return Shown(session=self._session, chunk=index, header=header, data=data)
+
+    def open(self, index: int) -> Opening | None:
+        """The keys of a chunk's masks; None where nothing is masked, and for a second one."""
+        if self._has_opened or self._sharing is None or not self._headers:
+            return None
+        self._has_opened = True
+        return open_chunk(self._sharing, index)
+
+    def answer(self, sender: PeerID, message: SessionMessage) -> Shown | Opening | None:
+        """What is told, to `sender` or to all, of a chunk that `sender` shows or opens; nothing else."""
+        if not isinstance(message, Shown | Opening):
+            return None
+        if isinstance(message, Opening):
+            self._asked.setdefault(sender, message.chunk)
+            enough = list(self._asked.values()).count(message.chunk) > self._colluders
+            return self.open(message.chunk) if enough else None
+        masked = bool(self._headers) and self.cut.holding(message.chunk)[0] in self._headers
+        if not masked or sender in self._shown_to:
+            return None
         self._shown_to.add(sender)
-        return first
-
-    def to_open(self, sender: PeerID, chunk: int) -> bool:
-        """Whether to open the chunk that `sender` opens."""
-        self._opened.setdefault(sender, chunk)
-        return list(self._opened.values()).count(chunk) > self._colluders
+        return self.show(message.chunk)
 
 
 class Openings:
@@ -111,7 +149,7 @@ class Openings:
         if author in self._shown and self._shown[author][0] == raw:
             return []  # told again
         self._check_asked(author, message.chunk, self._shown)
-        receipt_raw, receipt = self._claim.receipt
+        receipt = self._claim.receipt
         if dict(zip(receipt.senders, receipt.headers, strict=True))[author] != header.digest():
             if header.part == receipt.part:
                 self._disputed.add(author)
@@ -130,8 +168,9 @@ class Openings:
             self._masker.add(total, self.chunk, [(seed, -sign) for seed, sign in self._recovery.masks()])
         if blake3(total.data.cast("B")).digest() != published.hashes[self._place]:
             self._solved = True
-            statements = (published_raw, receipt_raw, *(raw for raw, _ in self._shown.values()))
-            return [Evidence("sum", self._claim.owner, statements)]
+            papers = self._papers(self._claim.owner)
+            shown = [self._shown[survivor][0] for survivor in sorted(self.survivors)]
+            return [Evidence("sum", self._claim.owner, (published_raw, *papers, *shown))]
         self.may_open = True
         return self._garbage()
 
@@ -170,12 +209,25 @@ class Openings:
     def _garbage(self) -> list[Evidence]:
         found = []
         for survivor in sorted(self.survivors):
-            update, (advert_raw, advert) = self._update_of(survivor), self._adverts[survivor]
+            update, (_, advert) = self._update_of(survivor), self._adverts[survivor]
             if update is not None and not self._sane(update, advert.weight):
                 self._solved = True
-                statements = (advert_raw, self._shown[survivor][0], *self._opened.values())
+                papers = () if self._recovery is None else self._papers(survivor)
+                statements = (self._shown[survivor][0], *papers, *self._openings_of(survivor))
                 found.append(Evidence("garbage", survivor, statements))
         return found
+
+    def _papers(self, accused: PeerID) -> tuple[bytes, ...]:
+        """What binds the accused to the lists and the set, and the releases that take off the masks."""
+        if self._recovery is None:
+            return (self._claim.proposal,)
+        return (*self._recovery.papers(accused), *self._recovery.releases)
+
+    def _openings_of(self, survivor: PeerID) -> list[bytes]:
+        """The fewest openings with the keys of its pairs: its own, or those of its partners."""
+        if survivor in self._opened:
+            return [self._opened[survivor]]
+        return [self._opened[author] for author in sorted(self._opened)]
 
     def _update_of(self, survivor: PeerID) -> np.ndarray | None:
         """A survivor's own integers; None while a key of its masks is missing."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from proto.canonical import PeerID
+from proto.errors import MessageRefused
+from secagg.messages import Part, PartSum
 
 
 def part_slices(size: int, owners: int, chunk: int) -> list[slice]:
@@ -39,6 +41,16 @@ class Cut:
         """The owner of a part, and who steps in for it."""
         return owner_chain(part, self.owners, self.dealers)
 
+    def check_header(self, message: Part | PartSum) -> None:
+        """Raises MessageRefused unless it has a hash for each chunk of a part that there is."""
+        if message.part not in self.parts:
+            raise MessageRefused(
+                f"{message.DOMAIN}: part {message.part} of {len(self.owners)} does not exist"
+            )
+        chunks = len(self.chunks_of(message.part))
+        if len(message.hashes) != chunks:
+            raise MessageRefused(f"{message.DOMAIN}: {len(message.hashes)} chunk hashes for {chunks} chunks")
+
     def elements(self, part: int) -> int:
         """How many a part has."""
         return int(self.slices[part].stop - self.slices[part].start)
@@ -46,6 +58,10 @@ class Cut:
     def first(self, part: int) -> int:
         """The index of a part's first chunk."""
         return int(self.slices[part].start) // self.chunk
+
+    def chunks_of(self, part: int) -> range:
+        """The indices of a part's chunks."""
+        return range(self.first(part), self.first(part) + -(-self.elements(part) // self.chunk))
 
     def holding(self, chunk: int) -> tuple[int, slice]:
         """The part that a chunk is in, and the chunk's elements."""

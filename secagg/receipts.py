@@ -27,10 +27,10 @@ class Receipts:
             raise MessageRefused("receipt: each sender needs the hash of its header")
 
     def add(self, owner: PeerID, raw: bytes, message: Receipt) -> bytes | None:
-        """Keep a receipt; the one kept before, if that was another."""
+        """Keep a receipt; the one kept before, if that said something else."""
         self.check(owner, message)
-        held, _ = self._held.setdefault((message.part, owner), (raw, message))
-        return held if held != raw else None
+        held, said = self._held.setdefault((message.part, owner), (raw, message))
+        return held if said != message else None
 
     def candidates(self, late: bool) -> tuple[tuple[bytes, ...], tuple[PeerID, ...]]:
         """For each part its owner's receipt, and those whom all of them name; nothing if one lacks.

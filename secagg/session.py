@@ -71,16 +71,18 @@ from secagg.messages import (
     chunk_hashes,
     session_id,
 )
-from secagg.opening import Asked, Claim, Openings, Sane, open_chunk
+from secagg.opening import Claim, Openings, OwnChunks, Sane
 from secagg.parts import Cut
 from secagg.proposer import Proposer, TooFew, all_of
 from secagg.receipts import Receipts
 from secagg.sharing import Dealt, Recovery, Sharing
 from secagg.sums import Sums
+from secagg.transcript import Transcript
 from secagg.votes import check_quorum, check_vote
 
 S = TypeVar("S", bound=SessionMessage)
 T = TypeVar("T", bound=Part | PartSum)
+Handler = Callable[[PeerID, bytes], list[Effect]]
 
 
 @dataclass
@@ -113,7 +115,7 @@ class Session:
         threshold = self.terms.threshold
         sharing = Sharing(self.me, self.adverts, self.id, self.secrets, threshold, self.chunks)
         self._sharing = sharing if threshold else None
-        self._findings = Findings(self.evidence)
+        self._findings = Findings(self.evidence, [raw for raw, _ in self.adverts.values()])
         self._own: dict[bytes, Message] = {}  # what this member signed needs no check when it comes back
         self._announced: dict[tuple[type[SessionMessage], PeerID], tuple[bytes, Part | PartSum]] = {}
         self._early: dict[tuple[type[SessionMessage], PeerID], bytes] = {}
@@ -125,12 +127,12 @@ class Session:
         self._signed_set: tuple[bytes, bytes] | None = None  # the proposal and this member's vote
         self._read_set: tuple[bytes, SurvivorSet, dict[int, PeerID]] | None = None
         self._set: SurvivorSet | None = None
-        self._final_votes: tuple[tuple[PeerID, SetVote], ...] = ()
+        self._final, self._proposal, self._final_votes = b"", b"", tuple[tuple[PeerID, SetVote], ...]()
         self._recovery: Recovery | None = None
         self._sums: Sums | None = None
         self._disclosed: set[tuple[PeerID, str]] = set()
         self._openings: Openings | None = None
-        self._asked, self._has_opened = Asked(self.terms.colluders), False
+        self._mine = OwnChunks(self.id, self._sharing, self.update, self._headers, self.terms.colluders)
         self._held_openings: dict[PeerID, bytes] = {}
 
     # -- what the caller feeds ------------------------------------------------------------------
@@ -157,7 +159,8 @@ class Session:
             message = self._open(sender, raw, kind)
             self._early.setdefault((kind, sender), raw)
             return self._answer(sender, message)
-        return _HANDLERS[kind](self, sender, raw)
+        handle: Handler = getattr(self, "_on_" + kind.DOMAIN.replace("-", "_"))  # one for each kind in FROM
+        return handle(sender, raw)
 
     def room(self, sender: PeerID, header: bytes, kind: type[Part | PartSum]) -> np.ndarray:
         """Where the data that follow this header go. Raises MessageRefused, or NotYet."""
@@ -252,7 +255,7 @@ class Session:
     def _on_share_lists(self, sender: PeerID, raw: bytes) -> list[Effect]:
         message = self._open(sender, raw, ShareLists)
         if self._lists is not None:
-            if self._lists[0] != raw:
+            if self._lists[1] != message.digest():
                 self._findings.convict("two lists", sender, self._lists[0], raw)
                 raise MessageRefused("share-lists: the proposer sent two different ones")
             return [] if self._ready is None else self._tell(sender, self._ready, Ready)
@@ -265,7 +268,7 @@ class Session:
             raise MessageRefused(
                 f"share-lists: {len(message.lists)} lists; {self.terms.minimum} or more, sorted, are needed"
             )
-        wrong = self._shares.accept(dealt)
+        wrong = self._shares.accept(dealt, raw)
         self._lists = (raw, message.digest())
         self.dealers = tuple(dealt)
         self.step = Step.READY
@@ -306,6 +309,7 @@ class Session:
             self._check_ready(signer, ready)
         signers = [signer for signer, _ in said]
         check_quorum("ready-set", signers, self.terms.minimum)
+        self._shares.ready = dict(zip(signers, message.ready, strict=True))
         # Only they mask, and only they can survive: whoever has shown its mask key is never ready.
         return self._begin_mask(tuple(signers))
 
@@ -314,7 +318,7 @@ class Session:
     def _begin_mask(self, dealers: tuple[PeerID, ...]) -> list[Effect]:
         self.step, self.dealers = Step.MASK, dealers
         owners = tuple(owner for owner in self.terms.owners if owner in dealers) or dealers
-        self.cut = Cut(len(self.update), owners, dealers, self.terms.chunk)
+        self.cut = self._mine.cut = Cut(len(self.update), owners, dealers, self.terms.chunk)
         self._chains = {part: self.cut.chain(part) for part in self.cut.parts}
         self._receipts = self._proposer.receipts = Receipts(self.cut)
         effects: list[Effect] = [Wait("mask", self.terms.mask_seconds)]
@@ -369,8 +373,7 @@ class Session:
 
     def _on_survivor_set(self, sender: PeerID, raw: bytes) -> list[Effect]:
         if self._signed_set is not None:
-            self._open(sender, raw, SurvivorSet)
-            if self._signed_set[0] != raw:
+            if self._open(sender, raw, SurvivorSet) != self._open(sender, self._signed_set[0], SurvivorSet):
                 self._findings.convict("two sets", sender, self._signed_set[0], raw)
                 raise MessageRefused("survivor-set: the proposer sent two different sets")
             return self._tell(sender, self._signed_set[1], SetVote)
@@ -422,19 +425,20 @@ class Session:
         proposed, owners = self._checked_set(sender, final.proposal)
         if proposed.digest() != final.survivor_set:
             raise MessageRefused("final-set: the votes are for another proposal")
-        if self._signed_set is not None and self._signed_set[0] != final.proposal:
-            self._findings.convict("two sets", sender, self._signed_set[0], final.proposal)
+        signed = final.proposal if self._signed_set is None else self._signed_set[0]
+        if signed != final.proposal and self._open(sender, signed, SurvivorSet) != proposed:
+            self._findings.convict("two sets", sender, signed, final.proposal)
         votes = [self._said(vote, SetVote) for vote in final.votes]
         for signer, vote in votes:
             self._check_vote(signer, vote, final.survivor_set)
         check_quorum("final-set", [signer for signer, _ in votes], self.terms.minimum)
         self._set, self.step = proposed, Step.UNMASK
         self._sums = Sums(self.cut, owners, final.survivor_set, len(self.update), self.update.dtype)
-        self._final_votes = tuple(votes)
+        self._final, self._proposal, self._final_votes = raw, final.proposal, tuple(votes)
         wait = Wait("sums", self.terms.mask_seconds)
         if self._sharing is None:
             return [wait, *self._sum_parts()]
-        self._recovery = Recovery(self._sharing, final.survivor_set, proposed.survivors)
+        self._recovery = Recovery(self._sharing, final.survivor_set, proposed.survivors, final.proposal)
         release = self._sharing.release(final.survivor_set, proposed.survivors)
         return [wait, *self._tell_all(release), *self._replay()]
 
@@ -485,13 +489,41 @@ class Session:
         if self._set is None or self._summing.missing or not recovered:
             return []
         self.step = Step.DONE
-        survivors = self._set.survivors
+        agreed, votes = self._set, self._final_votes
+        return [Completed(self._summing.total, agreed.survivors, agreed.digest(), votes, self._beacon())]
+
+    def _beacon(self) -> tuple[bytes, ...]:
+        """What the seeds give to the beacon, in the order of the members they are from."""
         if self._recovery is None:
             seeds = [vote.seed for _, vote in self._final_votes if vote.seed is not None]
         else:
-            seeds = [self._recovery.seeds[survivor] for survivor in survivors]
-        beacon = tuple(beacon_share(seed) for seed in seeds)
-        return [Completed(self._summing.total, survivors, self._set.digest(), self._final_votes, beacon)]
+            seeds = [self._recovery.seeds[survivor] for survivor in self._recovery.survivors]
+        return tuple(beacon_share(seed) for seed in seeds)
+
+    def transcript(self) -> Transcript | None:
+        """What later checks of this session rest on, once its seeds are out; None before."""
+        if self._set is None or (self._recovery is not None and not self._recovery.complete):
+            return None
+        return Transcript(
+            self.id,
+            self.me,
+            self.adverts,
+            self._set,
+            self._final,
+            self._beacon(),
+            self.cut,
+            self.chunks,
+            self.update,
+            {part: raw for part, (raw, _) in self._headers.items()},
+            {
+                p: self._said(raw, Receipt)[1]
+                for p, raw in zip(self.cut.parts, self._set.receipts, strict=True)
+            },
+            self._summing.owners,
+            {part: (raw, self._said(raw, PartSum)[1]) for part, raw in self._summing.headers.items()},
+            self._sharing,
+            self._recovery,
+        )
 
     # -- OPEN -------------------------------------------------------------------------------------
 
@@ -503,8 +535,9 @@ class Session:
         receipt, published = self._set.receipts[self.cut.parts.index(part)], self._summing.headers[part]
         claim = Claim(
             self._summing.owners[part],
-            (receipt, self._said(receipt, Receipt)[1]),
+            self._said(receipt, Receipt)[1],
             (published, self._said(published, PartSum)[1]),
+            self._proposal,
         )
         survivors, dtype = self._set.survivors, self.update.dtype
         self._openings = Openings(
@@ -513,32 +546,18 @@ class Session:
         self.step = Step.OPEN
         if self.me not in survivors:
             return self._replay()
-        raw, own = self._show(index), list[Effect]()
+        raw, own = self._sign(self._mine.show(index)), list[Effect]()
         with suppress(MessageRefused):  # an owner may have signed for another header than this member's
             own = self.receive(self.me, raw, Shown)
         return [*self._broadcast(raw), *own, *self._replay()]
 
-    def _show(self, index: int) -> bytes:
-        """This member's masked integers in a chunk, signed; the owner has them."""
-        part, where = self.cut.holding(index)
-        header, data = self._headers[part][0], self.update[where].tobytes()
-        return self._sign(Shown(session=self.id, chunk=index, header=header, data=data))
-
     def _answer(self, sender: PeerID, message: SessionMessage) -> list[Effect]:
         """What this member tells of a chunk that is not, or not yet, the one that its own sum fails in."""
-        if sender == self.me or not isinstance(message, Shown | Opening) or not message.chunk < self.chunks:
-            return []
-        if isinstance(message, Opening):
-            return self._open_keys(message.chunk) if self._asked.to_open(sender, message.chunk) else []
-        masked = bool(self._headers) and self.cut.holding(message.chunk)[0] in self._headers
-        shows = masked and self._asked.to_show(sender)
-        return [Tell(sender, self._show(message.chunk))] if shows else []
-
-    def _open_keys(self, index: int) -> list[Effect]:
-        if self._has_opened or self._sharing is None or not self._headers:
-            return []
-        self._has_opened = True
-        return self._tell_all(open_chunk(self._sharing, index))
+        asked = isinstance(message, Shown | Opening) and message.chunk < self.chunks and sender != self.me
+        said = self._mine.answer(sender, message) if asked else None
+        if isinstance(said, Shown):
+            return [Tell(sender, self._sign(said))]
+        return [] if said is None else self._tell_all(said)
 
     @property
     def silent(self) -> set[PeerID]:
@@ -560,7 +579,8 @@ class Session:
         for peer, early in self._held_openings.items():
             with suppress(MessageRefused):
                 self._on_opening(peer, early)
-        return self._open_keys(message.chunk)
+        own = self._mine.open(message.chunk)
+        return [] if own is None else self._tell_all(own)
 
     def _on_opening(self, sender: PeerID, raw: bytes) -> list[Effect]:
         assert self._openings is not None
@@ -638,19 +658,15 @@ class Session:
             raise MessageRefused(f"{kind.DOMAIN}: this session is over")
         if self.step < (Step.MASK if kind is Part else Step.UNMASK):
             raise NotYet(f"{kind.DOMAIN}: this member is still at {self.step.name.lower()}")
+        self.cut.check_header(message)
         part = message.part
-        if part not in self.cut.parts:
-            raise MessageRefused(f"{kind.DOMAIN}: part {part} of {len(self.cut.owners)} does not exist")
-        chunks = -(-self.cut.elements(part) // self.terms.chunk)
-        if len(message.hashes) != chunks:
-            raise MessageRefused(f"{kind.DOMAIN}: {len(message.hashes)} chunk hashes for {chunks} chunks")
         if isinstance(message, PartSum):
             self._summing.check_header(sender, message)
         else:
             if sender not in self.dealers:
                 raise MessageRefused(f"part: {sender} dealt no shares and masks nothing")
             other = self._inputs.other_header(part, sender, header)
-            if other is not None:
+            if other is not None and self._open(sender, other, Part) != message:  # not only signed anew
                 self._findings.convict("two parts", sender, other, header)
             self._inputs.check_header(part, sender, header, len(self.members) - self.terms.minimum)
         return message
@@ -682,19 +698,3 @@ class Session:
     def _fail(self, reason: str) -> list[Effect]:
         self.step = Step.VOID
         return [Failed(reason)]
-
-
-_HANDLERS: dict[type[SessionMessage], Callable[[Session, PeerID, bytes], list[Effect]]] = {
-    ShareList: Session._on_share_list,
-    ShareLists: Session._on_share_lists,
-    Ready: Session._on_ready,
-    ReadySet: Session._on_ready_set,
-    Receipt: Session._on_receipt,
-    SurvivorSet: Session._on_survivor_set,
-    SetVote: Session._on_set_vote,
-    FinalSet: Session._on_final_set,
-    Release: Session._on_release,
-    Shown: Session._on_shown,
-    Opening: Session._on_opening,
-    Disclosure: Session._on_disclosure,
-}

@@ -65,6 +65,9 @@ class Sharing:
         self.me, self.session, self.threshold, self.chunks = me, session, threshold, chunks
         self.adverts, self.members = adverts, sorted(adverts)
         self.dealt: dict[PeerID, Dealt] = {}
+        self.lists = b""  # the signed ShareLists that they came in
+        self.ready: dict[PeerID, bytes] = {}
+        """The signed Ready of each masker: by it the lists are its own words too."""
         self._place = {member: place for place, member in enumerate(self.members)}
         self._secrets = secrets
         self._sealing: dict[PeerID, bytes] = {}  # what is agreed with each member, to seal shares with
@@ -102,11 +105,14 @@ class Sharing:
             mask_shares=self._hashes(split_up["mask"], "mask"),
             seed_shares=self._hashes(split_up["seed"], "seed"),
             pair_roots=tuple(roots),
+            threshold=self.threshold,
+            chunks=self.chunks,
         )
 
-    def accept(self, dealt: Mapping[PeerID, Dealt]) -> dict[PeerID, str]:
-        """Take in the dealers' lists; the dealers whose shares for this member do not hold, and why."""
-        self.dealt = dict(dealt)
+    def accept(self, dealt: Mapping[PeerID, Dealt], lists: bytes) -> dict[PeerID, str]:
+        """Take in the dealers' lists, as `lists` brought them; the dealers whose shares for this member do
+        not hold, and why."""
+        self.dealt, self.lists = dict(dealt), lists
         wrong: dict[PeerID, str] = {}
         for dealer in dealt:
             if dealer == self.me:
@@ -149,7 +155,7 @@ class Sharing:
     # -- what everyone can see ----------------------------------------------------------------------
 
     def check_shape(self, dealer: PeerID, message: ShareList) -> None:
-        """Raises MessageRefused unless the list has one entry for each member."""
+        """Raises MessageRefused unless the list has an entry for each member, and this session's numbers."""
         n, own = len(self.members), self._place[dealer]
         lengths = {
             len(part)
@@ -159,6 +165,11 @@ class Sharing:
         sizes[own] = 0
         if lengths != {n} or [len(sealed) for sealed in message.sealed] != sizes:
             raise MessageRefused(f"share-list: {dealer} dealt to others than the {n} members")
+        if (message.threshold, message.chunks) != (self.threshold, self.chunks):
+            raise MessageRefused(
+                f"share-list: {dealer} dealt for {message.threshold} shares and {message.chunks} chunks, "
+                f"this session has {self.threshold} and {self.chunks}"
+            )
 
     def differing_pairs(self) -> list[tuple[PeerID, PeerID]]:
         """Pairs of dealers whose two roots over their chunk keys differ: one of the two lies."""
@@ -233,15 +244,20 @@ class Sharing:
 
 
 class Recovery:
-    """What the members release for one survivor set, until every mask that does not cancel is known."""
+    """What the members release for one survivor set, until every mask that does not cancel is known.
 
-    def __init__(self, sharing: Sharing, survivor_set: bytes, survivors: Sequence[PeerID]) -> None:
+    `survivor_set`: its digest; `proposal`: the signed SurvivorSet.
+    """
+
+    def __init__(
+        self, sharing: Sharing, survivor_set: bytes, survivors: Sequence[PeerID], proposal: bytes
+    ) -> None:
         self.survivors, self.survivor_set = survivors, survivor_set
         self.seeds: dict[PeerID, bytes] = {}
         self.keys: dict[PeerID, bytes] = {}
-        self._sharing = sharing
+        self._sharing, self._proposal = sharing, proposal
         self._shares: dict[PeerID, dict[int, bytes]] = {dealer: {} for dealer in sharing.dealt}
-        self._raw: dict[int, bytes] = {}
+        self._released: dict[int, tuple[bytes, Release]] = {}  # in the order in which they came
 
     @property
     def complete(self) -> bool:
@@ -252,9 +268,9 @@ class Recovery:
         """Take a member's release; the evidence it completes. Raises MessageRefused, nothing changed."""
         sharing = self._sharing
         place = sharing.members.index(sender)
-        if place in self._raw:
-            first = self._raw[place]
-            return [] if first == raw else [Evidence("two releases", sender, (first, raw))]
+        if place in self._released:
+            first, same = self._released[place]
+            return [] if same == message else [Evidence("two releases", sender, (first, raw))]
         if message.survivor_set != self.survivor_set or len(message.shares) != len(sharing.dealt):
             raise MessageRefused("release: for another survivor set")
         advert = sharing.adverts[sender]
@@ -267,8 +283,8 @@ class Recovery:
             hashes = dealt.message.seed_shares if survives else dealt.message.mask_shares
             kind = "seed" if survives else "mask"
             if share and sharing.share_hash(dealer, sender, kind, share) != hashes[place]:
-                return [Evidence("share", sender, (dealt.raw, raw))]
-        self._raw[place] = raw
+                return [Evidence("share", sender, (raw, *self.papers(sender)))]
+        self._released[place] = (raw, message)
         if message.seed is not None:
             self.seeds[sender] = message.seed
         for dealer, share in zip(sharing.dealt, message.shares, strict=True):
@@ -293,8 +309,23 @@ class Recovery:
         elif secret and public_key(secret) == advert[1].mask_key:
             self.keys[dealer] = secret
             return []
-        releases = tuple(self._raw[place] for place in sorted(shares))
+        releases = tuple(self._released[place][0] for place in sorted(shares))
         return [Evidence("dealing", dealer, (advert[0], dealt.raw, *releases))]
+
+    def papers(self, member: PeerID) -> tuple[bytes, bytes, bytes]:
+        """What binds a masker to these lists and this set: its Ready, the ShareLists, the SurvivorSet.
+
+        Raises MessageRefused for a member that was never ready: nothing signed says which lists it has seen.
+        """
+        ready = self._sharing.ready.get(member)
+        if ready is None:
+            raise MessageRefused(f"ready: {member} has not said which share lists it holds to")
+        return ready, self._sharing.lists, self._proposal
+
+    @property
+    def releases(self) -> tuple[bytes, ...]:
+        """Those that counted, in the order in which they came: secrets are rebuilt of the first shares."""
+        return tuple(raw for raw, _ in self._released.values())
 
     def masks(self) -> list[Mask]:
         """What is left in the sum of the survivors' masked parts: own masks, and pairs with the others."""

@@ -6,29 +6,30 @@ the sum alone; the window's end decides only how many slices there are.
 """
 
 import asyncio
+import os
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from blake3 import blake3
 
-from proto.canonical import tagged_hash
 from proto.errors import SwarmError
 from secagg.ring import BLOCK, CHUNK, check_sum
-from swarm.data import Dataset
-from swarm.effects import Work
+from swarm.data import Dataset, Opening, OpeningRefused, verify_opening
+from swarm.effects import OwnWork, Work
 from swarm.layout import Layout
 from swarm.manifest import Manifest
 from swarm.model import build_model
-from swarm.order import Order
+from swarm.order import DataView, Order
 from swarm.outer import outer_step
-from swarm.snapshot import Snapshot, path_of, read
+from swarm.snapshot import DiskFull, Snapshot, path_of, read
 from swarm.work import Trainer
+from verify.commitment import Committed, chunk_digests
 from verify.record import MICRO
 
 T = TypeVar("T")
@@ -48,6 +49,30 @@ class SumRefused(SwarmError):
 
 class Abandoned(Exception):
     """Work that is no longer wanted."""
+
+
+class WorkFile:
+    """The slices of one order, on disk until nobody refers to them: memory is for training.
+
+    The file has no name: nothing of it outlives the process.
+    """
+
+    def __init__(self, directory: Path, size: int, dtype: np.dtype) -> None:
+        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
+        self._size, self._dtype = size, dtype
+
+    def add(self, encoded: np.ndarray) -> None:
+        """Append a slice's integers, [size]. Raises DiskFull."""
+        try:
+            self._file.write(encoded.data.cast("B"))
+        except OSError as error:
+            raise DiskFull(f"the slices of an order: {error.strerror}; free disk space") from None
+
+    def slice(self, index: int) -> np.ndarray:
+        """The integers of a slice, [size], read as they are used."""
+        self._file.flush()
+        at = index * self._size * self._dtype.itemsize
+        return np.memmap(self._file, self._dtype, "r", at, (self._size,))
 
 
 class Compute:
@@ -79,6 +104,15 @@ class Compute:
     async def train(self, order: Order, seconds: float, stop: threading.Event) -> Work:
         """Do slices of the order until the window ends, at least one. Raises Abandoned when stopped."""
         return await self._run(lambda: self._train(order, seconds, stop))
+
+    async def recompute(
+        self, order: Order, index: int, text: Sequence[bytes] | None, data: DataView
+    ) -> np.ndarray:
+        """One slice of another peer's order, integers [size]. `text`: its opened sequences.
+
+        Raises SnapshotCorrupt where the snapshot is gone, OpeningRefused for other text than was drawn.
+        """
+        return await self._run(lambda: self._recompute(order, index, text, data))
 
     async def apply(self, base: bytes, total: np.ndarray, weight: int) -> bytes:
         """Test the sum, take the outer step from `base`, store the next snapshot; its hash.
@@ -122,25 +156,48 @@ class Compute:
 
     def _train(self, order: Order, seconds: float, stop: threading.Event) -> Work:
         end = time.monotonic() + seconds
-        snapshot = self._snapshots[order.snapshot]
-        update = np.zeros(self.layout.size, self._manifest.ring.dtype)
-        weight = tokens = 0
-        loss = 0.0
+        snapshot, size, dtype = self._snapshots[order.snapshot], self.layout.size, self._manifest.ring.dtype
+        update, kept = np.zeros(size, dtype), WorkFile(self._directory, size, dtype)
+        digests: list[list[bytes]] = []
+        tokens, loss = 0, 0.0
         for done in self._trainer.train(order, snapshot, self._dataset.sequences):
             np.add(update, done.encoded, out=update)
-            weight, tokens, loss = weight + 1, tokens + done.tokens, loss + done.loss
+            digests.append(chunk_digests(done.encoded, CHUNK))
+            kept.add(done.encoded)
+            tokens, loss = tokens + done.tokens, loss + done.loss
             if stop.is_set():
                 raise Abandoned
             if time.monotonic() >= end:
                 break
-        commitment = tagged_hash(
-            "commitment",
-            order.digest(),
-            weight.to_bytes(8, "big"),
-            blake3(update.data.cast("B")).digest(),
+        own = OwnWork(Committed(order.digest(), digests, os.urandom(32)), kept.slice)
+        weight, heldout = len(digests), self._measure(order.snapshot)
+        return Work(update, weight, tokens, _micro(loss / weight), heldout, own)
+
+    def _recompute(
+        self, order: Order, index: int, text: Sequence[bytes] | None, data: DataView
+    ) -> np.ndarray:
+        snapshot = self._snapshots.get(order.snapshot) or read(
+            path_of(self._directory, order.snapshot), order.snapshot
         )
-        heldout = self._measure(order.snapshot)
-        return Work(update, weight, tokens, _micro(loss / weight), heldout, commitment)
+        chosen = order.slices[index]
+        sequences = self._dataset.sequences[list(chosen)] if text is None else self._read(text, chosen, data)
+        return self._trainer.compute_slice(order, index, snapshot, sequences).encoded
+
+    def _read(self, text: Sequence[bytes], chosen: Sequence[int], data: DataView) -> np.ndarray:
+        """The sequences that were opened, which must be the drawn ones. Raises OpeningRefused."""
+        opened = [Opening.parse(raw) for raw in text]
+        if data.root is None or [one.index for one in opened] != list(chosen):
+            raise OpeningRefused(
+                f"sequences {[one.index for one in opened]} were opened, {chosen} were drawn"
+            )
+        vocabulary = self._trainer.vocabulary
+        length = self._manifest.data.sequence_length
+        return np.stack(
+            [
+                verify_opening(one, root=data.root, count=data.count, length=length, vocabulary=vocabulary)
+                for one in opened
+            ]
+        )
 
     def _measure(self, name: bytes) -> int:
         if name not in self._heldout:

@@ -182,6 +182,10 @@ class DataCommitment:
         sequence = _ids(self.sequences[index])
         return Opening(index=index, salt=_salt(self.salt, index), sequence=sequence, proof=proof)
 
+    def open_all(self, indices: Sequence[int]) -> list[bytes]:
+        """The openings of these sequences, encoded."""
+        return [self.open(index).encode() for index in indices]
+
 
 def commit(sequences: Tokens, salt: bytes) -> DataCommitment:
     """Commit to sequences, int32 [count, length], under a secret salt of 32 random bytes."""

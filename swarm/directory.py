@@ -7,7 +7,7 @@ trusted their addresses and keeps the last known ones while the DHT forgets.
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import swarm
@@ -55,6 +55,7 @@ class Directory:
         self._dht, self._identity, self._run, self._addresses = dht, identity, run, addresses
         self._known: dict[PeerID, PeerRecord] = {}
         self._roster: tuple[PeerID, ...] = ()
+        self._banned: frozenset[PeerID] = frozenset()
         self._own: tuple[str, str] | None = None
         self._published = 0.0
 
@@ -83,7 +84,8 @@ class Directory:
             for peer, record in (await self._dht.lookup(self._run)).items():
                 held = self._known.get(peer)
                 room = len(self._known) < MOST_KNOWN or peer in self._roster
-                if held.sequence < record.sequence if held is not None else room:
+                newer = held.sequence < record.sequence if held is not None else room
+                if newer and peer not in self._banned:
                     self._known[peer] = record
         except DhtFailed as error:
             log.warning("%s", error)
@@ -92,9 +94,11 @@ class Directory:
         """The records of all peers seen so far."""
         return dict(self._known)
 
-    def follow(self, roster: Iterable[PeerID]) -> None:
-        """Trust exactly the roster on the members port."""
-        self._roster = tuple(roster)
+    def follow(self, roster: Iterable[PeerID], banned: Collection[PeerID] = ()) -> None:
+        """Trust exactly the roster on the members port; know the banned no more."""
+        self._roster, self._banned = tuple(roster), frozenset(banned)
+        for peer in self._banned & self._known.keys():
+            del self._known[peer]
         self.trust.set({peer: self._known[peer] for peer in self._roster if peer in self._known})
 
     async def fetch_genesis(self) -> bytes:

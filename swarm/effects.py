@@ -4,14 +4,17 @@ Also the words they share: the slot an attempt has, the phase a peer is in, and 
 """
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from proto.canonical import PeerID
 from secagg.interface import Job, SendPart, SendSum, Tell
-from swarm.order import Order
+from swarm.order import DataView, Order
+from verify.commitment import Committed
 from verify.record import Record
+from verify.standing import Ban
 
 Slot = tuple[int, int]
 """(round, attempt)."""
@@ -30,6 +33,14 @@ class Phase(enum.Enum):
 
 
 @dataclass(frozen=True)
+class OwnWork:
+    """What a peer opens when it is drawn: its commitment, and its slices' integers by index, [size] each."""
+
+    committed: Committed
+    encoded: Callable[[int], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Work:
     """What `train` gave: the update (ring integers, [size]), its weight in slices, losses in micronats."""
 
@@ -38,7 +49,7 @@ class Work:
     tokens: int
     loss: int
     heldout: int
-    commitment: bytes
+    own: OwnWork
 
 
 @dataclass(frozen=True)
@@ -126,11 +137,63 @@ class Fetch:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """Ask a member, and give its answer to `answered(key, statements)`; None if none came."""
+
+    key: int
+    to: PeerID
+    raw: bytes
+
+
+@dataclass(frozen=True)
+class Recompute:
+    """Compute one slice of another's order again, at the order's snapshot; answer with `recomputed`.
+
+    `text`: encoded openings of the slice's sequences, which `data` commits to; None: the shared set.
+    """
+
+    key: int
+    order: Order
+    slice: int
+    text: tuple[bytes, ...] | None
+    data: DataView
+
+
+@dataclass(frozen=True)
+class SaveEvidence:
+    """Keep a piece of evidence under its name."""
+
+    name: bytes
+    raw: bytes
+
+
+@dataclass(frozen=True)
+class Log:
+    """Append to the ledger, durably, before anything that follows: (kind, content) in order."""
+
+    entries: tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True)
 class Voided:
     """An attempt came to nothing, and why this peer thinks so (None: it had the record)."""
 
     slot: Slot
     reason: str | None
+
+
+@dataclass(frozen=True)
+class Banned:
+    """This peer's own key is banned: it has no place in the run any more."""
+
+    ban: Ban
+
+
+@dataclass(frozen=True)
+class Spent:
+    """This peer may show no more of its own text, so nobody could check it: it leaves the run."""
+
+    budget: int
 
 
 @dataclass(frozen=True)
@@ -156,6 +219,12 @@ Effect = (
     | Abandon
     | CatchUp
     | Fetch
+    | Ask
+    | Recompute
+    | SaveEvidence
+    | Log
     | Voided
+    | Banned
+    | Spent
     | Ended
 )

@@ -84,6 +84,7 @@ def terms(
         stewards=tuple(sorted(manifest.run.stewards)) or (founder,),
         recovery_threshold=manifest.run.recovery_threshold,
         suspend_after=manifest.membership.suspend_after,
+        strikes=manifest.verification.strikes,
         largest_cell=manifest.aggregation.largest_cell,
         invited=manifest.run.admission == "invited",
         created=created,

@@ -25,6 +25,9 @@ from secagg.ring import Ring, RingOverflow
 
 MAX_MANIFEST = 64 << 10
 """Bytes of the largest manifest."""
+MAX_LINE = 2_048
+"""Bytes of its longest line: a key of ten thousand dots would take tomllib many seconds."""
+MOST_REASONS = 16
 CELL_LIMIT = 32
 """Members of the largest cell, and so peers of the largest roster."""
 SECURE_PEERS = 4
@@ -121,7 +124,7 @@ class Outer(Table):
 class Aggregation(Table):
     mode: Literal["plain", "secure"] = "secure"
     ring_bits: Literal[16, 32] = 16
-    levels: int = Field(0, ge=0)
+    levels: int = Field(0, ge=0, lt=1 << 31)
     """Q; 0 = the largest that fits."""
     largest_cell: int = Field(16, ge=1, le=CELL_LIMIT)
     sanity_rms: float = Field(4.0, ge=1, le=1e6)
@@ -186,12 +189,16 @@ def parse_manifest(raw: bytes) -> Manifest:
     """The manifest that the bytes spell. Raises ManifestRefused with a line for each reason."""
     if len(raw) > MAX_MANIFEST:
         raise ManifestRefused(f"a manifest has at most {MAX_MANIFEST} bytes; shorten it")
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        if len(line) > MAX_LINE:
+            raise _refusal([f"line {number}: {len(line)} bytes; break it, a line has at most {MAX_LINE}"])
     text, tables = _read_toml(raw)
     try:
         manifest = Manifest.model_validate(tables)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
-        raise _refusal([_describe(text, detail) for detail in details]) from None
+        more = [f"and {len(details) - MOST_REASONS} more"] if len(details) > MOST_REASONS else []
+        raise _refusal([*(_describe(text, detail) for detail in details[:MOST_REASONS]), *more]) from None
     clashes = [_place(text, tables, where, reason) for where, reason in _clashes(manifest)]
     if clashes:
         raise _refusal(clashes)
@@ -327,7 +334,10 @@ def _line_of(text: str, table: str, key: str = "") -> int:
 
 
 def _clip(value: object) -> str:
-    shown = ascii(value) if not isinstance(value, str) else _toml(value)
+    try:
+        shown = ascii(value) if not isinstance(value, str) else _toml(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 

@@ -6,7 +6,6 @@ is carried out.
 """
 
 import asyncio
-import json
 import logging
 import os
 import random
@@ -23,6 +22,8 @@ import numpy as np
 from proto.canonical import PeerID
 from proto.errors import MessageRefused, SwarmError
 from secagg.interface import Job, NotYet, SendPart, SendSum, Tell
+from secagg.ring import NonFinite
+from swarm.checks import PeerBanned
 from swarm.compute import Abandoned, Compute, SumRefused
 from swarm.data import commit, load_dataset
 from swarm.directory import Directory
@@ -31,33 +32,42 @@ from swarm.effects import (
     Abandon,
     Adopt,
     Apply,
+    Ask,
+    Banned,
     CatchUp,
     Effect,
     Ended,
     Fetch,
+    Log,
     Meet,
     Phase,
+    Recompute,
     SaveDecided,
     SaveEntered,
+    SaveEvidence,
     SaveVote,
+    Spent,
     Timer,
     Train,
     Voided,
 )
 from swarm.genesis import check_shared_data
+from swarm.library import RunLibrary
 from swarm.manifest import Manifest, parse_manifest
 from swarm.net.matchmaking import Matchmaker
 from swarm.net.members import MembersClient, MembersServer
 from swarm.net.public import PublicClient, PublicServer
 from swarm.net.rpc import Refused, Unreachable
+from swarm.openings import BudgetSpent
 from swarm.order import DataView
 from swarm.outer import self_test
 from swarm.phases import PhaseClock, phase_of
 from swarm.round import Participant
-from swarm.snapshot import SnapshotFile, path_of
+from swarm.snapshot import SnapshotCorrupt, path_of
 from swarm.store import Store
 from verify.identity import Identity
 from verify.record import MICRO, Decided, Goodbye, History, Join, Recovery
+from verify.standing import Ban
 from verify.statement import domain_of, open_signed, sign
 
 log = logging.getLogger(__name__)
@@ -68,6 +78,8 @@ WATCH_SECONDS = 1.0
 TELL_AGAIN_SECONDS = 3.0
 """How long a statement is told again to a peer that does not answer."""
 TELL_PAUSE_SECONDS = 0.25
+ASK_PAUSE_SECONDS = 2.0
+"""Before a question without an answer counts as unanswered."""
 CATCH_UP_SECONDS = 0.5
 """Between two askings for records, however many votes of the future a member sends."""
 ASSEMBLE_SECONDS = 60.0
@@ -113,7 +125,8 @@ class Peer:
         self.manifest: Manifest
         self.compute: Compute
         self._members = MembersServer(directory.trust, self)
-        self._public = PublicServer(directory.trust, self)
+        self.library = RunLibrary(identity, run, store, self._status, self._take)
+        self._public = PublicServer(directory.trust, self.library)
         self._client = MembersClient(directory.trust)
         self._outgoing: dict[PeerID, asyncio.Queue[tuple[float, bytes]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -124,7 +137,7 @@ class Peer:
         self._moved = asyncio.Condition()
         self._final: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._phases = PhaseClock(time.monotonic)
-        self._last_asked = time.monotonic()
+        self._bans_told: set[PeerID] = set()
         self._round_started = time.monotonic()
         self._paused = False
         self._why: str | None = None
@@ -159,6 +172,10 @@ class Peer:
                 *(self._client.tell(peer, goodbye) for peer in others), return_exceptions=True
             )
 
+    async def _leave(self, budget: int) -> None:
+        await self.say_goodbye()
+        self._fail(BudgetSpent(budget))
+
     async def _prepare(self, history: History, attempt: int) -> None:
         manifest, settings = self.manifest, self.settings
         founder = history.genesis.founder == self.me
@@ -168,12 +185,11 @@ class Peer:
             lambda: load_dataset(manifest, path=path, cache=settings.cache, progress=self._progress("data"))
         )
         check_shared_data(history.genesis, dataset)
-        view = DataView(len(dataset.sequences))
+        view, open_text = DataView(len(dataset.sequences)), None
         if manifest.data.mode == "own":
             salt = self.identity.sign("data-salt", self.run_id)[:32]
-            view = DataView(
-                len(dataset.sequences), (await asyncio.to_thread(commit, dataset.sequences, salt)).root
-            )
+            own = await asyncio.to_thread(commit, dataset.sequences, salt)
+            view, open_text = DataView(own.count, own.root), own.open_all
         self.compute = Compute(manifest, dataset, self.store.snapshots, settings.device, settings.threads)
         await self.compute.prepare()
         have = history.snapshot if path_of(self.store.snapshots, history.snapshot).exists() else b""
@@ -190,7 +206,12 @@ class Peer:
             self.store.votes((history.round + 1, attempt)),
             self.store.entered(),
             sane=self.compute.sane,
+            head=self.store.ledger.head,
+            open_text=open_text or (lambda indices: []),
+            recall=self.store.evidence,
+            shown=self.store.shown,
         )
+        self.store.catch_up_ledger()
 
     async def _open_ports(self) -> None:
         public = await self._public.start(self.directory.public_listen)
@@ -200,9 +221,9 @@ class Peer:
 
     async def _linger(self) -> None:
         """Others may still need the last record and snapshot."""
-        started = self._last_asked = time.monotonic()
+        started = self.library.last_asked = time.monotonic()
         while time.monotonic() < started + MOST_LINGER_SECONDS:
-            if time.monotonic() - self._last_asked > LINGER_SECONDS:
+            if time.monotonic() - self.library.last_asked > LINGER_SECONDS:
                 return
             await asyncio.sleep(0.2)
 
@@ -258,9 +279,9 @@ class Peer:
             case Tell(to, raw):
                 self._tell(to, raw)
             case SendPart():
-                self._spawn(self._send_part(effect), of_attempt=True)
+                self._spawn(self._send(effect), of_attempt=True)
             case SendSum():
-                self._spawn(self._send_sum(effect))
+                self._spawn(self._send(effect))
             case Job():
                 self._spawn(self._run_job(effect), of_attempt=True)
             case Apply():
@@ -281,10 +302,22 @@ class Peer:
                 self._spawn(self._catch_up())
             case Fetch():
                 self._spawn(self._fetch())
+            case Ask():
+                self._spawn(self._ask(effect))
+            case Recompute():
+                self._spawn(self._recompute(effect))
+            case SaveEvidence(name, raw):
+                self.store.save_evidence(name, raw)
+            case Log(entries):
+                self.store.ledger.append(entries)
             case Voided(slot, reason):
                 self._why = reason or self._why
                 log.info("attempt %s is void: %s", slot, reason)
                 self.emit({"event": "void", "round": slot[0], "attempt": slot[1], "reason": reason})
+            case Banned(ban):
+                raise PeerBanned(ban)
+            case Spent(budget):
+                self._spawn(self._leave(budget))
             case Ended(snapshot):
                 if not self._final.done():
                     self._final.set_result(snapshot)
@@ -348,18 +381,14 @@ class Peer:
                     log.debug("telling %s: %s", to, error)
                 break
 
-    async def _send_part(self, effect: SendPart) -> None:
+    async def _send(self, effect: SendPart | SendSum) -> None:
         try:
             await self._client.transfer(effect.to, effect.header, effect.data.data)
         except (Unreachable, Refused) as error:
-            log.info("part %d did not reach %s: %s", effect.part, effect.to, error)
-            self._do(self.machine.part_failed(effect))
-
-    async def _send_sum(self, effect: SendSum) -> None:
-        try:
-            await self._client.transfer(effect.to, effect.header, effect.data.data)
-        except (Unreachable, Refused) as error:
-            log.info("sum of part %d did not reach %s: %s", effect.part, effect.to, error)
+            what = "part" if isinstance(effect, SendPart) else "sum of part"
+            log.info("%s %d did not reach %s: %s", what, effect.part, effect.to, error)
+            if isinstance(effect, SendPart):
+                self._do(self.machine.part_failed(effect))
 
     async def _run_job(self, job: Job) -> None:
         value = await asyncio.get_running_loop().run_in_executor(self._jobs, job.run)
@@ -367,6 +396,26 @@ class Peer:
             self._do(self.machine.job_done(job, value))
         except MessageRefused as refusal:
             log.warning("%s", refusal)
+
+    async def _ask(self, effect: Ask) -> None:
+        answer = None
+        try:
+            answer = await self._client.ask(effect.to, effect.raw)
+        except (Unreachable, Refused) as error:
+            log.info("asking %s: %s", effect.to, error)
+            await asyncio.sleep(ASK_PAUSE_SECONDS)  # it may be a step behind
+        try:
+            self._do(self.machine.answered(effect.key, answer))
+        except MessageRefused as refusal:
+            log.warning("%s", refusal)
+
+    async def _recompute(self, effect: Recompute) -> None:
+        encoded, refusal = None, None
+        try:
+            encoded = await self.compute.recompute(effect.order, effect.slice, effect.text, effect.data)
+        except (SnapshotCorrupt, NonFinite, MessageRefused) as error:
+            log.warning("computing a slice again: %s", refusal := error)
+        self._do(self.machine.recomputed(effect.key, encoded, not isinstance(refusal, MessageRefused)))
 
     async def _apply(self, effect: Apply) -> None:
         base = self.machine.history.snapshot
@@ -388,7 +437,11 @@ class Peer:
         if self.machine.snapshot == record.snapshot:
             self.compute.adopt(record.snapshot)
         self.store.prune_snapshots(self.manifest.membership.snapshots_kept, record.snapshot)
-        self.directory.follow(self.machine.history.members)
+        self._follow_roster()
+        for peer, ban in self.machine.history.conduct.bans.items():
+            if peer not in self._bans_told:
+                self._bans_told.add(peer)
+                self.emit({"event": "ban", **_ban(peer, ban)})
         entry = {
             "round": record.round,
             "attempts": effect.attempts,
@@ -462,10 +515,14 @@ class Peer:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             await self.directory.refresh()
-            self.directory.follow(self.machine.history.members)
+            self._follow_roster()
             if self.machine.phase is Phase.WATCH and not self.machine.ended:
                 await self._watch_once()
             self._notice_pause()
+
+    def _follow_roster(self) -> None:
+        history = self.machine.history
+        self.directory.follow(history.members, history.conduct.bans)
 
     async def _assemble(self) -> None:
         """Before the first round, wait for the roster to announce itself: who begins alone meets nobody."""
@@ -473,7 +530,7 @@ class Peer:
         while True:
             await self.directory.refresh()
             history, known = self.machine.history, self.directory.known()
-            self.directory.follow(history.members)
+            self._follow_roster()
             here = [peer for peer in history.members if peer in known]
             late = time.monotonic() > end and len(here) >= history.quorum
             if history.round > 0 or self.me not in here or len(here) == len(history.members) or late:
@@ -574,6 +631,10 @@ class Peer:
         """See Inbox."""
         self._do(self.machine.receive(sender, raw))
 
+    async def on_ask(self, sender: PeerID, raw: bytes) -> list[bytes]:
+        """See Inbox."""
+        return self.machine.answer(sender, raw)
+
     async def expect(self, sender: PeerID, header: bytes) -> memoryview:
         """See Inbox. A transfer that comes before this peer has met is held for a while."""
         end = time.monotonic() + HOLD_SECONDS
@@ -594,44 +655,12 @@ class Peer:
         """See Inbox."""
         self._do(self.machine.arrived(sender, header, np.frombuffer(data, self.manifest.ring.dtype)))
 
-    # -- Library: what anyone may read --------------------------------------------------------------------
+    # -- what the library asks for ------------------------------------------------------------------------
 
-    async def genesis(self) -> tuple[bytes, bytes]:
-        """See Library."""
-        self._last_asked = time.monotonic()
-        genesis = self.store.genesis()
-        assert genesis is not None
-        return genesis, self.machine.history.genesis.manifest
-
-    async def records(self, start: int, limit: int) -> list[bytes]:
-        """See Library."""
-        self._last_asked = time.monotonic()
-        return self.store.decided(min(start, 1 << 62), limit)
-
-    async def snapshot_index(self, digest: bytes) -> bytes:
-        """See Library."""
-        return await asyncio.to_thread(lambda: self._stored(digest, lambda file: file.raw_index))
-
-    async def snapshot_piece(self, digest: bytes, index: int) -> bytes:
-        """See Library."""
-        return await asyncio.to_thread(lambda: self._stored(digest, lambda file: file.read_piece(index)))
-
-    def _stored(self, digest: bytes, read: Callable[[SnapshotFile], bytes]) -> bytes:
-        self._last_asked = time.monotonic()
-        path = path_of(self.store.snapshots, digest)
-        if not path.exists():
-            raise MessageRefused(f"snapshot: {digest.hex()} is not kept here; ask another peer")
-        with SnapshotFile(path, digest) as file:
-            try:
-                return read(file)
-            except IndexError as error:
-                raise MessageRefused(f"snapshot: there is no {error}") from None
-
-    async def status(self) -> bytes:
-        """See Library."""
+    def _status(self) -> dict[str, Any]:
         history, known = self.machine.history, self.directory.known()
         last = history.last
-        view = {
+        return {
             "run_id": self.run_id.hex(),
             "name": self.manifest.run.name,
             "peer_id": self.me,
@@ -650,17 +679,20 @@ class Peer:
                 {"peer_id": peer, "missed": standing.missed, "announced": peer in known}
                 for peer, standing in sorted(history.roster.items())
             ],
+            "bans": [_ban(peer, ban) for peer, ban in history.conduct.bans.items()],
             "refused": self.machine.refused,
         }
-        return json.dumps(view).encode()
 
-    async def join(self, raw: bytes) -> bytes:
-        """See Library."""
+    def _take(self, raw: bytes) -> None:
+        """A statement that came over the public port: to join or leave, or the stewards' recovery."""
         if domain_of(raw) == Decided.DOMAIN:
             self._recover(raw)
         else:
-            log.info("%s asks to join or leave", self.machine.carry(raw))
+            self.machine.carry(raw)
         for member in self.machine.history.members:
             if member != self.me:
                 self._tell(member, raw)
-        return b""
+
+
+def _ban(peer: PeerID, ban: Ban) -> dict[str, Any]:
+    return {"peer_id": peer, "round": ban.round, "reason": ban.reason, "evidence": ban.evidence.hex()}

@@ -9,8 +9,7 @@ signs that must not be contradicted is handed out as `Save...` before it is told
     TRAIN -> MEET -> SESSION -> APPLY -> DECIDE -> the next attempt or round
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,9 +19,8 @@ from proto.canonical import Message, PeerID, tagged_hash
 from proto.errors import MessageRefused
 from secagg import interface as aggregation
 from secagg.interface import FROM, Job, NotYet, SendPart, Tell, Terms
-from secagg.keys import Secrets, check_public, public_key
+from secagg.keys import Secrets, public_key
 from secagg.messages import (
-    MAX_STATEMENT,
     Advert,
     Evidence,
     Part,
@@ -32,33 +30,42 @@ from secagg.messages import (
 )
 from secagg.ring import CHUNK
 from secagg.session import Session
+from swarm.carried import Carried
+from swarm.checks import Checks
 from swarm.effects import (
     Abandon,
     Adopt,
     Apply,
+    Banned,
     CatchUp,
     Effect,
     Ended,
     Fetch,
+    Log,
     Meet,
+    OwnWork,
     Phase,
     SaveDecided,
     SaveEntered,
     SaveVote,
     Slot,
+    Spent,
     Timer,
     Train,
     Voided,
     Work,
 )
 from swarm.manifest import Manifest
+from swarm.meeting import Adverts, believed, ledger_lies
+from swarm.openings import ShownRounds
 from swarm.order import DataView, draw_order
+from swarm.rules import evidence_rules
 from verify import agreement as voting
 from verify.agreement import Agreement
+from verify.evidence import Rules as EvidenceRules
 from verify.identity import Identity
-from verify.lottery import attempt_seed, in_turn
+from verify.lottery import attempt_seed, in_turn, session_beacon
 from verify.record import (
-    MICRO,
     Decided,
     Goodbye,
     History,
@@ -71,6 +78,7 @@ from verify.record import (
     union_of_statements,
     void_value,
 )
+from verify.standing import Judgement, Verdict
 from verify.statement import domain_of, open_signed, sign
 
 M = TypeVar("M", bound=Message)
@@ -78,13 +86,10 @@ M = TypeVar("M", bound=Message)
 HELD = 256
 """Statements that came early and are held, at most."""
 HELD_BYTES = 64 << 20
-CARRIED_BYTES = 24_576
-"""Bytes of joins and goodbyes that a set vote carries, at most."""
-MOST_LOSS = 1_000 * MICRO
-
 
 SESSION_KINDS: dict[str, type[SessionMessage]] = {kind.DOMAIN: kind for kind in FROM}
-TOLD = (Advert, Part, PartSum, Vote, Decided, Join, Goodbye, Record)
+CARRIED = (Join, Goodbye, Verdict, Judgement)
+TOLD = (Advert, Part, PartSum, Vote, Decided, Record, *CARRIED)
 REASONS = {*SESSION_KINDS, *(kind.DOMAIN for kind in TOLD)} | {
     "certificate",
     "void",
@@ -101,7 +106,9 @@ class Participant:
 
     `snapshot`: the hash of the snapshot this peer has. `attempt`, `said`, `entered`: what was saved
     before a restart. `entropy`: 32 fresh random bytes a call. `sane(chunk, update, weight)`: whether a
-    member's integers in that chunk may be what `weight` slices give.
+    member's integers in that chunk may be what `weight` slices give. `head`: size and root of its ledger.
+    `open_text(indices)`: openings of its own sequences. `recall(name)`: evidence that was saved.
+    `shown`: sessions of which its own text was opened to a checker. `rules`: of evidence.
     """
 
     identity: Identity
@@ -118,6 +125,11 @@ class Participant:
     refused: dict[str, int] = field(default_factory=dict)
     sane: Callable[[int, np.ndarray, int], bool] = lambda chunk, update, weight: True
     evidence: list[Evidence] = field(default_factory=list)
+    head: Callable[[], tuple[int, bytes]] = lambda: (0, bytes(32))
+    open_text: Callable[[Sequence[int]], list[bytes]] = lambda indices: []
+    recall: Callable[[bytes], bytes | None] = lambda name: None
+    shown: ShownRounds = field(default_factory=set[bytes])
+    rules: EvidenceRules | None = None
 
     def __post_init__(self) -> None:
         self.me = self.identity.peer_id
@@ -132,9 +144,23 @@ class Participant:
         self._sequence = 0
         self._record: Record | None = None
         self._why: str | None = None
-        self._statements: dict[PeerID, bytes] = {}
+        self._carried = Carried()
+        self._seen: Adverts = {}  # everyone's last advert: no ledger goes back
+        self._made: OwnWork | None = None
         self._held: list[tuple[PeerID, bytes]] = []
         self._outcomes: dict[Slot, bytes] = {}
+        self.checks = Checks(
+            self.me,
+            self.manifest,
+            DataView(self.data.count),
+            lambda message: sign(self.identity, message),
+            self.rules or evidence_rules(self.manifest),
+            self.evidence,
+            self.open_text,
+            self.recall,
+            self.shown,
+        )
+        self.checks.moved(self.history)
         timeout = self.manifest.membership.round_timeout_seconds
         self.meet_seconds, self.patience = timeout / 4, timeout / 15
 
@@ -157,6 +183,14 @@ class Participant:
         if self.ended:
             self.phase = Phase.ENDED
             return [Ended(self.history.snapshot)]
+        ban = self.history.conduct.bans.get(self.me)
+        if ban is not None:
+            self.phase = Phase.ENDED
+            return [Banned(ban)]
+        if self.checks.spent and self.me in self.history.roster:
+            self.phase = Phase.ENDED
+            return [Spent(self.manifest.verification.opening_budget)]
+        brought = self.checks.bring(self.history)
         self.phase = Phase.WATCH
         self.session = self._work = self._secrets = self._why = self._applied = None
         kept = {(found.kind, found.against): found for found in reversed(self.evidence)}
@@ -164,11 +198,11 @@ class Participant:
         waiting = self.history.moved == 0 and len(self.history.roster) < self.manifest.run.min_peers
         if self.me not in self.history.roster or waiting:
             self.agreement = self._record = None
-            return []
+            return brought
         attempt = self.attempt
         if self.agreement is None or (self.agreement.round, self.agreement.attempt) != self.slot:
             self._begin_voting()
-        effects: list[Effect] = []
+        effects: list[Effect] = brought
         if self.snapshot != self.history.snapshot:
             effects.append(Fetch(self.history.snapshot))
         elif self._record is not None:
@@ -215,6 +249,7 @@ class Participant:
         self.phase, self._work = Phase.MEET, work
         secrets = self._secrets = Secrets.fresh(self.entropy)
         self._sequence += 1
+        size, root = self.head()
         advert = Advert(
             run=self.history.run,
             round=slot[0],
@@ -224,7 +259,7 @@ class Participant:
             sequence=self._sequence,
             weight=work.weight,
             tokens=work.tokens,
-            commitment=work.commitment,
+            commitment=work.own.committed.commitment,
             seed_commitment=seed_commitment(secrets.seed),
             loss=work.loss,
             heldout=work.heldout,
@@ -233,6 +268,8 @@ class Participant:
             accused=tuple(sorted(self._accused())),
             data_root=self.data.root,
             data_count=self.data.count,
+            head_size=size,
+            head_root=root,
         )
         key = attempt_seed(self.history.head, *slot, "meet")
         roster, minimum = self.history.members, self.history.quorum
@@ -243,7 +280,11 @@ class Participant:
         """The group that was formed, with everyone's advert; None if there was none in time."""
         if slot != self.slot or self.phase is not Phase.MEET or self._work is None:
             return []
-        adverts = self._believe(gathered or {})
+        adverts, refusals = believed(gathered or {}, self.history, self.slot, self.manifest)
+        for refusal in refusals:
+            self._count(refusal)
+        self.evidence += ledger_lies(self._seen, adverts)
+        self._seen |= adverts
         if gathered is not None:
             self._opened = None  # the advert has named its suspects, once
         if gathered is not None and gathered.get(self.me) != self._advert:
@@ -261,12 +302,13 @@ class Participant:
             adverts,
             self._work.update,
             self._secrets,
-            self._admissible(),
+            self._carried.admissible(self.history),
             terms,
             lambda message: sign(self.identity, message),
             _open,
             self.evidence,
         )
+        self._made = self._work.own
         self._opened, self._work, self._secrets = self.session, None, None  # one update, one session
         effects: list[Effect] = [SaveEntered(slot), *self._from_session(self.session.start())]
         return [*effects, *self._retry_held()]
@@ -280,22 +322,6 @@ class Participant:
     @property
     def _secure(self) -> bool:
         return self.manifest.aggregation.mode == "secure"
-
-    def _believe(self, gathered: Mapping[PeerID, bytes]) -> dict[PeerID, tuple[bytes, Advert]]:
-        """The adverts that may take part in a session; the same at all who gathered the same."""
-        adverts: dict[PeerID, tuple[bytes, Advert]] = {}
-        for peer, raw in gathered.items():
-            try:
-                adverts[peer] = (raw, self._check_advert(peer, raw))
-            except MessageRefused as refusal:
-                self._count(refusal)
-        accused = [peer for _, advert in adverts.values() for peer in advert.accused]
-        may_collude = colluders(len(self.history.roster))
-        return {
-            peer: (raw, advert)
-            for peer, (raw, advert) in adverts.items()
-            if accused.count(peer) <= may_collude  # more accusers than liars: one of them is honest
-        }
 
     def _terms(self, members: list[PeerID]) -> Terms:
         """What a session of these members is held to (design, section 5 "Thresholds")."""
@@ -412,25 +438,53 @@ class Participant:
         self.snapshot = snapshot
         return self.begin() if self.phase is Phase.WATCH and snapshot == self.history.snapshot else []
 
-    def carry(self, raw: bytes) -> PeerID:
-        """Take a join or goodbye to put into the next record. Raises RecordRefused."""
-        peer = self.history.admits(raw)
-        if len(raw) > MAX_STATEMENT or (peer not in self._statements and len(self._statements) >= HELD):
-            raise MessageRefused("statement: no room; try again after the next record")
-        self._statements[peer] = raw
-        return peer
+    def carry(self, raw: bytes) -> None:
+        """Take a statement to put into the next record. Raises RecordRefused."""
+        self._carried.take(raw, self.history)
 
     def waiting(self) -> list[PeerID]:
         """Peers that asked to join and are not in the roster yet."""
-        return [open_signed(raw, Join).signer for raw in self._admissible() if domain_of(raw) == Join.DOMAIN]
+        return self._carried.waiting(self.history)
+
+    # -- checks -----------------------------------------------------------------------------------------
+
+    def answer(self, sender: PeerID, raw: bytes) -> list[bytes]:
+        """What a member asks of this peer's work or evidence. Raises MessageRefused."""
+        if sender not in self.history.roster:
+            raise MessageRefused(f"{domain_of(raw)}: {sender} is not in the roster")
+        return self.checks.answer(sender, raw)
+
+    def answered(self, key: int, raws: Sequence[bytes] | None) -> list[Effect]:
+        """The answer to an `Ask`; None: none came."""
+        return self.checks.answered(key, raws, self.history)
+
+    def recomputed(self, key: int, encoded: np.ndarray | None, text_held: bool = True) -> list[Effect]:
+        """The answer to a `Recompute`; None: it cannot be computed, or the text is not what was drawn."""
+        return self.checks.recomputed(key, encoded, text_held, self.history)
+
+    def _end_session(self, slot: Slot, outcome: bytes) -> list[Effect]:
+        """What the ledger keeps of the attempt that is over, and the checks that its seeds draw."""
+        session, checks = self.session, list[Effect]()
+        said: list[tuple[str, bytes]] = []
+        if session is not None and slot == self.slot:
+            said = [("advert", raw) for raw, _ in session.adverts.values()]
+            kept = session.transcript()
+            if kept is not None:
+                said += [("final-set", kept.final_set), *(("release", raw) for raw in kept.releases)]
+                said += [("part-sum", raw) for raw, _ in kept.sums.values()]
+                work = self._made if self.me in kept.survivors else None
+                checks = self.checks.drawn(kept, self.history, self.attempt, work)
+        return [Log((*said, ("decided", outcome))), *checks]
 
     # -- statements -----------------------------------------------------------------------------------
 
     def _receive(self, sender: PeerID, raw: bytes) -> list[Effect]:
         domain = domain_of(raw)
-        if domain in (Join.DOMAIN, Goodbye.DOMAIN):
+        if domain in {kind.DOMAIN for kind in CARRIED}:
             self.carry(raw)
-            return []
+            return (
+                self.checks.heard(raw, self.history) if domain in (Verdict.DOMAIN, Judgement.DOMAIN) else []
+            )
         if sender not in self.history.roster:
             raise MessageRefused(f"{domain}: {sender} is not in the roster")
         if domain == Vote.DOMAIN:
@@ -487,50 +541,6 @@ class Participant:
                 self._count(refusal)
         return effects
 
-    def _check_advert(self, peer: PeerID, raw: bytes) -> Advert:
-        signed = open_signed(raw, Advert)
-        advert, history = signed.message, self.history
-        if signed.signer != peer or peer not in history.roster:
-            raise MessageRefused(f"advert: {peer} brought one of {signed.signer}, or is not in the roster")
-        named = (advert.run, advert.round, advert.attempt, advert.shard, advert.snapshot)
-        if named != (history.run, *self.slot, 0, history.snapshot):
-            raise MessageRefused("advert: for another run, attempt or snapshot")
-        if advert.weight > self.manifest.work.slices:
-            raise MessageRefused(f"advert: weight {advert.weight}, an order has {self.manifest.work.slices}")
-        a_slice = self.manifest.work.sequences_per_slice * self.manifest.data.sequence_length
-        if advert.tokens > advert.weight * a_slice or max(advert.loss, advert.heldout) > MOST_LOSS:
-            raise MessageRefused("advert: more tokens than its slices hold, or a loss that no model has")
-        self._check_keys(advert)
-        if list(advert.accused) != sorted(set(advert.accused)):
-            raise MessageRefused("advert: the peers it accuses must be named once each, in order")
-        own = self.manifest.data.mode == "own"
-        if own != (advert.data_root is not None):
-            raise MessageRefused(f"advert: its data do not fit data.mode = {self.manifest.data.mode!r}")
-        standing = history.roster[peer]
-        if standing.data_root is not None and standing.data_root != advert.data_root:
-            raise MessageRefused(f"advert: {peer} committed to other data when it joined")
-        return advert
-
-    def _check_keys(self, advert: Advert) -> None:
-        keys = _keys_of(advert)
-        if len(keys) != (2 if self._secure else 0) or len(set(keys)) < len(keys):
-            raise MessageRefused("advert: a secure run needs two different keys, a plain run none")
-        for key in keys:
-            check_public(key)
-
-    def _admissible(self) -> list[bytes]:
-        kept: dict[PeerID, bytes] = {}
-        for peer, raw in self._statements.items():
-            try:
-                self.history.admits(raw)
-                kept[peer] = raw
-            except MessageRefused as refusal:
-                self._count(refusal)
-        self._statements = kept
-        chosen = [kept[peer] for peer in sorted(kept)]
-        total = itertools.accumulate(map(len, chosen))
-        return [raw for raw, end in zip(chosen, total, strict=True) if end <= CARRIED_BYTES][:64]
-
     # -- inner machines -------------------------------------------------------------------------------
 
     @property
@@ -575,8 +585,12 @@ class Participant:
             tokens=sum(advert.tokens for advert in adverts),
             loss=sum(advert.loss * advert.weight for advert in adverts) // weight,
             heldout=median([advert.heldout for advert in adverts]),
-            beacon=tagged_hash("beacon", self.session.id, done.survivor_set, *done.beacon),
+            beacon=session_beacon(self.session.id, done.survivor_set, done.beacon),
             data=tuple(own),
+            heads=tuple(
+                (peer, advert.head_size, advert.head_root)
+                for peer, advert in zip(done.survivors, adverts, strict=True)
+            ),
             statements=union_of_statements(self.history, [vote.statements for _, vote in done.votes]),
         )
         return [Apply(self.slot, done.total, weight)]
@@ -624,12 +638,14 @@ class Participant:
             if slot < self.slot:
                 return []
             self.history.check_void(decided)
-            why, self.attempt = self._why, decided.attempt + 1
-            given: list[Effect] = [SaveDecided(slot, raw), Abandon(), Voided(slot, why)]
+            given: list[Effect] = [SaveDecided(slot, raw), Abandon(), *self._end_session(slot, raw)]
+            given.append(Voided(slot, self._why))
+            self.attempt = decided.attempt + 1
         else:
-            self.history = self.history.extend(raw)
-            self.attempt, self._opened = 0, None
-            given = [SaveDecided(slot, raw), Abandon()]
+            following = self.history.extend(raw)
+            given = [SaveDecided(slot, raw), Abandon(), *self._end_session(slot, raw)]
+            self.history, self.attempt, self._opened = following, 0, None
+            given += self.checks.moved(self.history)
             record = self.history.last
             if self._applied == self.history.snapshot:
                 self.snapshot = self.history.snapshot
@@ -649,10 +665,6 @@ class Participant:
 def _open(raw: bytes, kind: type[M]) -> tuple[PeerID, M]:
     signed = open_signed(raw, kind)
     return signed.signer, signed.message
-
-
-def _keys_of(advert: Advert) -> list[bytes]:
-    return [key for key in (advert.seal_key, advert.mask_key) if key is not None]
 
 
 def _transfer_kind(header: bytes) -> type[Part | PartSum]:

@@ -55,6 +55,7 @@ class Index(Message):
 
     DOMAIN: ClassVar[str] = "snapshot"
     MOST_BYTES: ClassVar[int] = MAX_MESSAGE
+    MOST_ITEMS: ClassVar[int] = 65_536
 
     round: Count
     layout: Digest

@@ -7,14 +7,19 @@ the disk (SQLite, write-ahead log, synchronous FULL). A lock keeps a second proc
 
 import fcntl
 import json
+import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from proto.errors import MessageRefused, SwarmError
+from secagg.messages import Advert
 from swarm.effects import Slot
+from verify.case import PortableEvidence
+from verify.ledger import Ledger
 from verify.record import Decided, History
+from verify.statement import open_signed
 
 SCHEMA = """
 create table if not exists genesis (one integer primary key check (one = 1), raw blob not null);
@@ -27,8 +32,14 @@ create table if not exists vote (round integer not null, attempt integer not nul
 create table if not exists entered (
     one integer primary key check (one = 1), round integer not null, attempt integer not null
 );
+create table if not exists shown (session blob primary key);
+create table if not exists evidence (name blob primary key, raw blob not null);
 create table if not exists address (multiaddress text primary key, seen integer not null);
 """
+
+
+MOST_KEPT = 2
+"""Snapshots that are kept because evidence rests on them."""
 
 
 class StoreFailed(SwarmError):
@@ -55,6 +66,8 @@ class Store:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._db = sqlite3.connect(self.directory / "run.sqlite", check_same_thread=False)
             self._db.executescript("pragma journal_mode = wal; pragma synchronous = full;" + SCHEMA)
+            path = self.directory / "ledger.sqlite"
+            self.ledger = Ledger(path, None, run, read_only=not alone and path.exists())
         except BlockingIOError:
             raise StoreFailed(
                 f"{self.directory} is in use by another peer process: stop it, or give this one its own "
@@ -64,7 +77,8 @@ class Store:
             raise self._failed(error) from None
 
     def close(self) -> None:
-        """Close the database and give the folder free."""
+        """Close the databases and give the folder free."""
+        self.ledger.close()
         self._db.close()
         self._lock.close()
 
@@ -137,6 +151,48 @@ class Store:
         rows = self._read("select round, attempt from entered")
         return (rows[0][0], rows[0][1]) if rows else None
 
+    # -- evidence ---------------------------------------------------------------------------------------
+
+    def save_evidence(self, name: bytes, raw: bytes) -> None:
+        """Keep a piece of evidence, here and in the ledger."""
+        self._write("insert or ignore into evidence values (?, ?)", (name, raw))
+        self._keep_snapshot(PortableEvidence.parse(raw))
+        self._log([("evidence", raw)])
+
+    def _keep_snapshot(self, case: PortableEvidence) -> None:
+        """A wrong update can only be computed again from its snapshot: the newest of these are not pruned."""
+        named = [open_signed(raw, Advert) for raw in case.adverts] if case.kind == "update" else []
+        for signed in named:
+            name = f"{signed.message.snapshot.hex()}.snapshot"
+            kept = self.directory / "evidence" / name
+            if signed.signer == case.against and (self.snapshots / name).exists() and not kept.exists():
+                kept.parent.mkdir(exist_ok=True)
+                os.link(self.snapshots / name, kept)
+                older = sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+                for path in older[MOST_KEPT:]:
+                    path.unlink(missing_ok=True)
+
+    def evidence(self, name: bytes) -> bytes | None:
+        """A piece of evidence by its name."""
+        rows = self._read("select raw from evidence where name = ?", (name,))
+        return rows[0][0] if rows else None
+
+    @property
+    def shown(self) -> "ShownSessions":
+        """The sessions of which own text was opened to a checker."""
+        return ShownSessions(self)
+
+    # -- the ledger -------------------------------------------------------------------------------------
+
+    def catch_up_ledger(self) -> None:
+        """Log genesis, and what was decided but not yet logged when an earlier process was killed."""
+        genesis = self.genesis()
+        if genesis is not None:
+            self._log([("genesis", genesis), *(("decided", raw) for raw in self.decided())])
+
+    def _log(self, entries: Iterable[tuple[str, bytes]]) -> None:
+        self.ledger.append([(kind, raw) for kind, raw in entries if not self.ledger.has(raw)])
+
     # -- conveniences -----------------------------------------------------------------------------------
 
     def remember(self, addresses: Iterable[str]) -> None:
@@ -198,6 +254,23 @@ class Store:
             f"{self.directory}: {error}; free disk space and check the folder's permissions, or move the "
             "damaged folder away and join again (the identity is kept beside `runs/`)"
         )
+
+
+class ShownSessions:
+    """See swarm.openings.ShownRounds."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def add(self, session: bytes) -> None:
+        """Keep that a checker was shown text of this session."""
+        self._store._write("insert or ignore into shown values (?)", (session,))
+
+    def __contains__(self, session: object) -> bool:
+        return bool(self._store._read("select 1 from shown where session = ?", (session,)))
+
+    def __len__(self) -> int:
+        return int(self._store._read("select count(*) from shown")[0][0])
 
 
 def replay(history: History, attempt: int, raw: bytes) -> tuple[History, int]:

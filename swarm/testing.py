@@ -15,7 +15,7 @@ import hashlib
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,16 +27,23 @@ from swarm.effects import (
     Abandon,
     Adopt,
     Apply,
+    Ask,
+    Banned,
     CatchUp,
     Effect,
     Ended,
     Fetch,
+    Log,
     Meet,
+    OwnWork,
     Phase,
+    Recompute,
     SaveDecided,
     SaveEntered,
+    SaveEvidence,
     SaveVote,
     Slot,
+    Spent,
     Timer,
     Train,
     Voided,
@@ -46,6 +53,8 @@ from swarm.manifest import Manifest, parse_manifest
 from swarm.order import DataView, Order
 from swarm.round import Participant
 from swarm.store import replay
+from verify.commitment import Committed, chunk_digests
+from verify.evidence import Rules
 from verify.identity import Identity
 from verify.record import Decided, Genesis, History, Join
 from verify.statement import sign
@@ -69,10 +78,24 @@ def virtual_manifest(rounds: int, mode: str = "secure", min_peers: int = 4, **ta
     return parse_manifest("\n".join(f"[{name}]\n{body}" for name, body in lines.items()).encode())
 
 
-def virtual_update(order: Order, size: int, slices: int) -> np.ndarray:
-    """A stand-in for training: int16 [size], a function of the order and its number of slices alone."""
-    seed = hashlib.sha256(order.digest() + bytes([slices])).digest()
-    return np.random.default_rng(list(seed)).integers(-100, 100, size, dtype=np.int16)
+def virtual_slice(order: Order, index: int, size: int) -> np.ndarray:
+    """A stand-in for training: int16 [size], a function of the order and the slice alone."""
+    seed = hashlib.sha256(order.digest() + index.to_bytes(8, "big")).digest()
+    return np.random.default_rng(list(seed)).integers(-MOST, MOST, size, dtype=np.int16)
+
+
+def virtual_work(order: Order, size: int, slices: int, secret: bytes = bytes(32)) -> Work:
+    """The work of an honest peer that does so many slices of an order."""
+    return made_of(order, [virtual_slice(order, index, size) for index in range(slices)], secret)
+
+
+def made_of(order: Order, encoded: Sequence[np.ndarray], secret: bytes = bytes(32)) -> Work:
+    """Work whose slices are these integers, committed to under `secret`."""
+    committed = Committed(order.digest(), [chunk_digests(one, CHUNK) for one in encoded], secret)
+    update = np.zeros(len(encoded[0]), np.int16)
+    for one in encoded:
+        update += one
+    return Work(update, len(encoded), len(encoded) * 128, 10, 10, OwnWork(committed, encoded.__getitem__))
 
 
 @dataclass
@@ -83,6 +106,20 @@ class Disk:
     votes: dict[Slot, list[bytes]] = field(default_factory=dict)
     entered: Slot | None = None
     snapshots: set[bytes] = field(default_factory=set)
+    evidence: dict[bytes, bytes] = field(default_factory=dict)
+    entries: list[tuple[str, bytes]] = field(default_factory=list)  # of the ledger
+    root: bytes = bytes(32)
+    shown: set[bytes] = field(default_factory=set)
+
+    def append(self, kind: str, content: bytes) -> None:
+        """One more ledger entry; the root is that of a chain, which is all that a virtual head needs."""
+        self.entries.append((kind, content))
+        self.root = tagged_hash("virtual-ledger", self.root, kind.encode(), content)
+
+    @property
+    def head(self) -> tuple[int, bytes]:
+        """Size and root."""
+        return len(self.entries), self.root
 
 
 @dataclass
@@ -98,7 +135,9 @@ class VirtualPeer:
     records: list[bytes] = field(default_factory=list)
     voids: list[Voided] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
     final: bytes | None = None
+    banned: bool = False
 
 
 Filter = Callable[[PeerID, PeerID, bytes], Iterable[tuple[float, bytes]]]
@@ -134,6 +173,7 @@ class VirtualSwarm:
             stewards=(founder.peer_id,),
             recovery_threshold=1,
             suspend_after=self.manifest.membership.suspend_after,
+            strikes=self.manifest.verification.strikes,
             largest_cell=self.manifest.aggregation.largest_cell,
             invited=False,
             created=0,
@@ -160,7 +200,7 @@ class VirtualSwarm:
             peer.identity,
             self.manifest,
             history,
-            DataView(10_000),
+            self._data(peer_id),
             have,
             lambda: self.random.randbytes(32),
             attempt,
@@ -168,10 +208,19 @@ class VirtualSwarm:
             peer.disk.entered,
             CHUNK,
             sane=lambda chunk, update, weight: not self.insane(update, weight),
+            head=lambda: peer.disk.head,
+            open_text=lambda indices: [b"\xa0" + index.to_bytes(8, "big") for index in indices],
+            recall=peer.disk.evidence.get,
+            shown=peer.disk.shown,
+            rules=Rules(np.dtype(np.int16), CHUNK, lambda update, weight: not self.insane(update, weight)),
         )
         machine = peer.machine
         self._later(0.0, peer_id, lambda: self._served(peer_id, history.round + 1) or machine.begin())
         self._tend(peer_id, 0.02)
+
+    def _data(self, peer_id: PeerID) -> DataView:
+        own = self.manifest.data.mode == "own"
+        return DataView(10_000, tagged_hash("virtual-data", peer_id.encode()) if own else None)
 
     def kill(self, peer_id: PeerID) -> None:
         """`kill -9`: everything but the disk is gone."""
@@ -196,7 +245,7 @@ class VirtualSwarm:
             self.now, _, action = heapq.heappop(self._events)
             action()
             running = [peer for peer in self.peers.values() if peer.machine is not None]
-            if until() if until is not None else all(peer.final for peer in running):
+            if until() if until is not None else all(peer.final or peer.banned for peer in running):
                 return
 
     def machine(self, peer_id: PeerID) -> Participant:
@@ -241,7 +290,7 @@ class VirtualSwarm:
         match effect:
             case Train(slot, order, seconds):
                 work, slices = peer.work, min(peer.speed, self.manifest.work.slices)
-                done = Work(virtual_update(order, self.size, slices), slices, slices * 128, 10, 10, bytes(32))
+                done = self.train(me, order, slices)
                 self._later(
                     seconds + self._delay(),
                     me,
@@ -264,8 +313,8 @@ class VirtualSwarm:
                 snapshot = tagged_hash("virtual-snapshot", machine.history.snapshot, total.tobytes())
                 peer.disk.snapshots.add(snapshot)
                 self._later(0.05, me, lambda: machine.applied(slot, snapshot))
-            case Timer(key, seconds):
-                self._later(seconds, me, lambda: machine.elapsed(key))
+            case Timer(timer, seconds):
+                self._later(seconds, me, lambda: machine.elapsed(timer))
             case SaveVote(slot, raw):
                 peer.disk.votes.setdefault(slot, []).append(raw)
             case SaveEntered(slot):
@@ -282,8 +331,22 @@ class VirtualSwarm:
                 self._later(2 * self._delay(), me, lambda: self._served(me, round_))
             case Fetch(snapshot):
                 self._fetch(me, snapshot)
+            case Ask(key, to, raw):
+                self._ask(me, key, to, raw)
+            case Recompute(key, order, index, _, _):
+                again = self.recompute(me, order, index)
+                self._later(0.5, me, lambda: machine.recomputed(key, again))
+            case SaveEvidence(name, raw):
+                peer.disk.evidence[name] = raw
+            case Log(entries):
+                for kind, content in entries:
+                    peer.disk.append(kind, content)
             case Voided():
                 peer.voids.append(effect)
+            case Spent():
+                self.kill(me)
+            case Banned():
+                peer.banned = True
             case Ended(snapshot):
                 peer.final = snapshot
 
@@ -296,6 +359,34 @@ class VirtualSwarm:
                 to,
                 lambda arriving=arriving: self.machine(to).receive(me, arriving),  # type: ignore[misc]
             )
+
+    def train(self, me: PeerID, order: Order, slices: int) -> Work:
+        """What a peer makes of its order; a test puts a liar's work in its place."""
+        return virtual_work(order, self.size, slices)
+
+    def recompute(self, me: PeerID, order: Order, index: int) -> np.ndarray | None:
+        """What a checker gets for one slice of another's order."""
+        return virtual_slice(order, index, self.size)
+
+    def _ask(self, me: PeerID, key: int, to: PeerID, raw: bytes) -> None:
+        """Ask as gRPC would: an answer, or nothing where it is refused or nobody is there."""
+        machine = self.machine(me)
+
+        def arrive() -> None:
+            target, answer = self.peers.get(to), None
+            if target is not None and target.machine is not None and not self.cut(me, to):
+                try:
+                    answer = self.answer(me, to, raw)
+                except MessageRefused as refusal:
+                    target.unanswered.append(str(refusal))
+            pause = 0.0 if answer is not None else 2.0
+            self._later(self._delay() + pause, me, lambda: machine.answered(key, answer))
+
+        self.at(self.now + self._delay(), arrive)
+
+    def answer(self, sender: PeerID, to: PeerID, raw: bytes) -> list[bytes] | None:
+        """What `to` answers; a test may have it lie or say nothing. Raises MessageRefused."""
+        return self.machine(to).answer(sender, raw)
 
     def _transfer(self, me: PeerID, sent: SendPart | SendSum) -> None:
         """Deliver a part or a sum, as the gRPC stream would: in full, or the sender hears it failed."""
@@ -405,7 +496,7 @@ class VirtualSwarm:
                     run=machine.history.run,
                     round=machine.history.round,
                     data_root=None,
-                    data_count=0,
+                    data_count=machine.data.count if machine.data.root is not None else 0,
                     invitation=None,
                 )
                 for member in machine.history.members:

@@ -45,17 +45,26 @@ class Trainer:
         self._ring, self._sanity_rms, self._device = ring, sanity_rms, device
         self._loaded = b""
 
+    @property
+    def vocabulary(self) -> int:
+        """Token ids of the model."""
+        return int(self._model.config.vocab_size)
+
     def train(self, order: Order, snapshot: Snapshot, sequences: np.ndarray) -> Iterator[SliceResult]:
         """The order's slices, one at a time; stop after any. `sequences`: token ids, int32 [count, length].
 
         Raises NonFinite where a gradient is not finite.
         """
-        encoder = Encoder(self._ring, snapshot.scales, self.layout.counts, order.seed, self._sanity_rms)
         for index, chosen in enumerate(order.slices):
-            self._load(order.snapshot, snapshot)  # the model may have been used between two slices
-            self._gradient.zero_()
-            loss, tokens = self._loss(sequences[list(chosen)], backward=True)
-            yield SliceResult(encoder.encode(self._gradient.cpu().numpy(), index), loss, tokens)
+            yield self.compute_slice(order, index, snapshot, sequences[list(chosen)])
+
+    def compute_slice(self, order: Order, index: int, snapshot: Snapshot, chosen: np.ndarray) -> SliceResult:
+        """One slice of an order. `chosen`: its sequences, int32 [count, length]. Raises NonFinite."""
+        encoder = Encoder(self._ring, snapshot.scales, self.layout.counts, order.seed, self._sanity_rms)
+        self._load(order.snapshot, snapshot)  # the model may have been used between two slices
+        self._gradient.zero_()
+        loss, tokens = self._loss(chosen, backward=True)
+        return SliceResult(encoder.encode(self._gradient.cpu().numpy(), index), loss, tokens)
 
     def heldout_loss(self, snapshot: Snapshot, sequences: np.ndarray) -> float:
         """Mean loss in nats a token over `sequences`, int32 [count, length], at the snapshot."""

@@ -14,11 +14,21 @@ from proto.canonical import Message, PeerID
 from secagg import messages, ring, shamir
 from secagg.interface import BY_PROPOSER, FROM, TO_PROPOSER
 from secagg.messages import Advert, SessionMessage
+from swarm.openings import EvidenceAsked, ShownAsked
+from verify.check import ChunksAsked, Computed, SequencesAsked
+from verify.commitment import ChunkOpening, SliceOpening
+from verify.standing import Judgement, Verdict
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "protocol.md").read_text()
 LINES = TEXT.splitlines()
-MESSAGES: list[type[Message]] = [Advert, *SessionMessage.__subclasses__()]
+CHECKS = (ROOT / "docs" / "verification.md").read_text().splitlines()
+OF_SESSIONS = [kind for kind in SessionMessage.__subclasses__() if kind.__module__ == messages.__name__]
+OF_CHECKS = [SequencesAsked, Computed, ChunksAsked, ShownAsked, SliceOpening, ChunkOpening]
+DESCRIBED: list[tuple[type[Message], list[str]]] = [
+    *((kind, LINES) for kind in (Advert, *OF_SESSIONS)),
+    *((kind, CHECKS) for kind in (*OF_CHECKS, Verdict, Judgement, EvidenceAsked)),
+]
 CONSTANTS: dict[str, ModuleType] = {
     "PROTOCOL_VERSION": messages,
     "MAX_CELL": messages,
@@ -54,7 +64,9 @@ def type_in_words(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
     if annotation is bytes:
         return "digest" if low == high == 32 else f"bytes <= {high:,}"
     if annotation is str:
-        return "peer"
+        return "peer" if low == 52 else "word"
+    if annotation is bool:
+        return "yes or no"
     most = bounds["lt"] - 1 if "lt" in bounds else bounds["le"]
     return "count" if most == (1 << 63) - 1 else f"integer {bounds['ge']}..{most:,}"
 
@@ -62,11 +74,11 @@ def type_in_words(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
 BOUNDS = ("min_length", "max_length", "ge", "lt", "le")
 
 
-def section_of(kind: type[Message]) -> list[str]:
+def section_of(kind: type[Message], document: list[str]) -> list[str]:
     """The lines under a message's heading."""
-    start = next(at for at, line in enumerate(LINES) if re.match(rf"### [\d.]+ {kind.__name__}$", line))
-    end = next(at for at in range(start + 1, len(LINES)) if LINES[at].startswith("#"))
-    return LINES[start + 1 : end]
+    start = next(at for at, line in enumerate(document) if re.match(rf"### [\d.]+ {kind.__name__}$", line))
+    end = next(at for at in range(start + 1, len(document)) if document[at].startswith("#"))
+    return document[start + 1 : end]
 
 
 def rows(lines: list[str]) -> list[list[str]]:
@@ -106,16 +118,17 @@ def literals(node: ast.AST | None) -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
-def test_every_message_is_described_field_by_field(kind: type[Message]) -> None:
-    described = [(row[0].strip("`"), row[1]) for row in rows(section_of(kind))]
+@pytest.mark.parametrize(("kind", "document"), DESCRIBED, ids=lambda one: getattr(one, "__name__", "in"))
+def test_every_message_is_described_field_by_field(kind: type[Message], document: list[str]) -> None:
+    section = section_of(kind, document)
+    described = [(row[0].strip("`"), row[1]) for row in rows(section)]
     declared = [
         (name, type_in_words(field.annotation, tuple(field.metadata)))
         for name, field in kind.model_fields.items()
         if name != "session"
     ]
     assert described == declared
-    head = " ".join(section_of(kind)[:4])
+    head = " ".join(section[:4])
     assert f"`{kind.DOMAIN}`" in head
     assert f"{kind.MOST_BYTES:,} bytes" in head
 
@@ -177,4 +190,5 @@ def test_every_test_the_document_names_exists() -> None:
 
 def test_the_document_fits_a_page_and_a_reader() -> None:
     assert len(LINES) <= 600
+    assert len(CHECKS) <= 300
     assert [line for line in LINES if len(line) > 120] == []

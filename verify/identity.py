@@ -57,7 +57,8 @@ _KNOWN_EXTENSIONS = {
     x509.KeyUsage.oid,
     x509.SubjectAlternativeName.oid,
 }
-_ODD_EXTENSIONS = (x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+# The library reads every extension that it knows, and names not all that can be wrong in one.
+_ODD_EXTENSIONS = (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, LookupError, ArithmeticError)
 _ONLY_SIGNATURES = x509.KeyUsage(
     digital_signature=True,
     content_commitment=False,
@@ -194,7 +195,10 @@ class Identity:
         return self._key.sign(tagged(domain) + body)
 
     def sign_raw(self, data: bytes) -> bytes:
-        """A signature without a domain. For the certificate alone, whose prefix libp2p fixes."""
+        """A signature without a domain, for what begins with a prefix that another specification fixes.
+
+        That is the certificate (libp2p) and the ledger's heads (C2SP). No prefix begins another's text.
+        """
         return self._key.sign(data)
 
 
@@ -204,6 +208,11 @@ def verify(peer_id: PeerID, domain: str, body: bytes, signature: bytes) -> bool:
     False on any other bytes of any length. Raises MessageRefused if `peer_id` is not a PeerID.
     """
     return _holds(_public_key(peer_id), tagged(domain) + body, signature)
+
+
+def verify_raw(peer_id: PeerID, data: bytes, signature: bytes) -> bool:
+    """Whether `signature` is that of `peer_id` over `data`, made by `sign_raw`. Otherwise as `verify`."""
+    return _holds(_public_key(peer_id), data, signature)
 
 
 def public_key_bytes(peer_id: PeerID) -> bytes:

@@ -7,9 +7,15 @@ True
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from proto.canonical import PeerID, tagged_hash
+
+ALTERNATES = 2
+"""Checkers of one draw that are answered: the first, and who stands in for it."""
+LEAST_CHUNKS = 8
+"""Chunks that a check opens at least, where a vector has so many."""
 
 
 def draw(seed: bytes, count: int, total: int) -> list[int]:
@@ -61,3 +67,73 @@ def own_draw(seed: bytes, peer: PeerID, count: int, total: int) -> list[int]:
 def in_turn(seed: bytes, peers: Sequence[PeerID]) -> list[PeerID]:
     """The peers in an order nobody chose: whose turn it is to propose."""
     return sorted(peers, key=lambda peer: tagged_hash("turn", seed, peer.encode()))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One check that the lottery asks for: whose work, who looks, at what.
+
+    `checkers`: all who may, in turn; the next one looks where one before is not there. `what`: the slice of
+    an order, or the part of a sum. `chunks`: of the vector, in drawn order.
+    """
+
+    checked: PeerID
+    checkers: tuple[PeerID, ...]
+    what: int
+    chunks: tuple[int, ...]
+
+
+def session_beacon(session: bytes, survivor_set: bytes, shares: Sequence[bytes]) -> bytes:
+    """The beacon of a session whose seeds came out; `shares` in the survivors' order (design, section 3)."""
+    return tagged_hash("beacon", session, survivor_set, *shares)
+
+
+def draw_checks(
+    beacon: bytes, survivors: Mapping[PeerID, int], chunks: int, rate: float, fraction: float
+) -> tuple[Draw, ...]:
+    """Who is checked in a session, by whom, on what; `survivors` maps each to its weight, in slices.
+
+    Everyone is drawn with the chance `rate`, on its own. Nobody looks at its own work.
+    """
+    draws = []
+    for peer in sorted(survivors):
+        seed = tagged_hash("check", beacon, peer.encode())
+        if not _happens(tagged_hash("checked", seed), rate):
+            continue
+        chosen = draw(tagged_hash("checked-slice", seed), 1, survivors[peer])[0]
+        drawn = draw(tagged_hash("checked-chunks", seed), chunks_to_open(chunks, fraction), chunks)
+        draws.append(Draw(peer, checkers(beacon, tuple(survivors), peer), chosen, tuple(drawn)))
+    return tuple(draws)
+
+
+def checkers(beacon: bytes, survivors: Sequence[PeerID], peer: PeerID) -> tuple[PeerID, ...]:
+    """Who looks at `peer`'s work in a session if it is drawn, in turn; never itself."""
+    seed = tagged_hash("check", beacon, peer.encode())
+    return tuple(in_turn(tagged_hash("checker", seed), [other for other in survivors if other != peer]))
+
+
+def draw_sums(
+    beacon: bytes, owners: Mapping[int, tuple[PeerID, range]], survivors: Sequence[PeerID], rate: float
+) -> tuple[Draw, ...]:
+    """Whose part sum is recomputed, in one drawn chunk; `owners`: each part's owner, and its chunks."""
+    draws = []
+    for part, (owner, chunks) in sorted(owners.items()):
+        seed = tagged_hash("check-sum", beacon, part.to_bytes(8, "big"))
+        if not _happens(tagged_hash("checked", seed), rate):
+            continue
+        others = [peer for peer in survivors if peer != owner]
+        chunk = chunks[draw(tagged_hash("checked-chunks", seed), 1, len(chunks))[0]]
+        looking = tuple(in_turn(tagged_hash("checker", seed), others))
+        draws.append(Draw(owner, looking, part, (chunk,)))
+    return tuple(draws)
+
+
+def chunks_to_open(chunks: int, fraction: float) -> int:
+    """How many chunks of a vector a check opens: the manifest's fraction, at least `LEAST_CHUNKS`."""
+    above, below = fraction.as_integer_ratio()
+    return min(chunks, max(LEAST_CHUNKS, -(-chunks * above // below)))
+
+
+def _happens(seed: bytes, chance: float) -> bool:
+    above, below = chance.as_integer_ratio()  # exact: no rounding enters a draw
+    return int.from_bytes(seed, "big") * below < above << 256

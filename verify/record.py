@@ -6,15 +6,18 @@ promises that every record it holds was signed by a quorum of the roster of its 
 stewards, for a recovery), so that whoever holds `run_id` can check everything else.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import FailFast, Field
 
 from proto.canonical import MAX_MESSAGE, Count, Digest, Message, PeerID, tagged_hash
 from proto.errors import MessageRefused, SwarmError
 from secagg.messages import MAX_CELL, MAX_STATEMENT, Each, Some, Weight
+from verify.lottery import ALTERNATES, checkers
+from verify.standing import Ban, Conduct, Judgement, Verdict
 from verify.statement import domain_of, open_signed
 
 MICRO = 1_000_000
@@ -25,6 +28,16 @@ FLOOR = 3
 JOIN_LIFETIME = 64
 """Records after which a join that was not taken in must be signed anew."""
 
+MOST_CARRIED = 4 * MAX_CELL
+"""Statements in a record: joins, goodbyes, verdicts, judgements."""
+MOST_OF_ONE = 16
+"""Statements of one signer in a record: nobody fills it alone."""
+REMEMBERED = 8
+"""Records whose sessions are told by name: a verdict on them must come from a drawn checker."""
+Subject = tuple[str, ...]
+"""What a statement is about: a record carries one for each."""
+
+S = TypeVar("S", Verdict, Judgement)
 Raw = Annotated[bytes, Field(max_length=MAX_STATEMENT)]
 
 
@@ -50,6 +63,7 @@ class Genesis(Message):
     stewards: Some[PeerID]
     recovery_threshold: Annotated[int, Field(ge=1, le=MAX_CELL)]
     suspend_after: Annotated[int, Field(ge=1)]
+    strikes: Annotated[int, Field(ge=1)]
     largest_cell: Annotated[int, Field(ge=1, le=MAX_CELL)]
     invited: bool
     created: Count  # Unix time, ms
@@ -104,7 +118,8 @@ class Record(Message):
     heldout: Count  # median of what the survivors measured of the snapshot before
     beacon: Digest
     data: Each[tuple[PeerID, Digest, Count]]  # own, first seen
-    statements: Annotated[tuple[Raw, ...], Field(max_length=4 * MAX_CELL), FailFast()]  # joins and goodbyes
+    heads: Each[tuple[PeerID, Count, Digest]]  # size and root of each survivor's ledger, from its advert
+    statements: Annotated[tuple[Raw, ...], Field(max_length=MOST_CARRIED), FailFast()]
 
 
 class Recovery(Message):
@@ -143,6 +158,10 @@ class Decided(Message):
     recovery: bool
     body: Annotated[bytes, Field(max_length=1 << 20)]
     votes: Each[Annotated[bytes, Field(max_length=1024)]]
+
+
+RANK = {Judgement.DOMAIN: 0, Goodbye.DOMAIN: 1, Join.DOMAIN: 1, Verdict.DOMAIN: 2}
+"""Which statements come first where not all fit, by the first word of their subject."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +231,9 @@ class History:
     beacon: bytes = b""
     last: Record | None = None
     changed: Mapping[PeerID, int] = field(default_factory=dict)  # record in which a peer last came or went
+    conduct: Conduct = field(default_factory=Conduct)
+    sessions: Mapping[bytes, tuple[bytes, tuple[PeerID, ...]]] = field(default_factory=dict)
+    """Beacon and survivors of the sessions that the last records name."""
 
     @classmethod
     def begin(cls, signed_genesis: bytes, run: bytes | None = None) -> "History":
@@ -253,7 +275,8 @@ class History:
             raise RecordRefused("record: the certificate is for another attempt")
         self.check_certificate(decided, record.digest())
         self._check_content(record)
-        roster = self._next_roster(record)
+        conduct = self._next_conduct(record)
+        roster = self._next_roster(record, conduct.bans)
         return replace(
             self,
             roster=roster,
@@ -264,6 +287,10 @@ class History:
             beacon=record.beacon,
             last=record,
             changed=self._changes(roster),
+            conduct=conduct,
+            sessions=dict(
+                [*self.sessions.items(), (record.session, (record.beacon, record.survivors))][-REMEMBERED:]
+            ),
         )
 
     def check_certificate(self, decided: Decided, value: bytes) -> None:
@@ -299,12 +326,51 @@ class History:
         self._check_fresh(join.signer, join.message.run, join.message.round)
         if join.signer in self.roster:
             raise RecordRefused(f"join: {join.signer} is in the roster already")
+        ban = self.conduct.bans.get(join.signer)
+        if ban is not None:
+            raise RecordRefused(f"join: {join.signer} is banned since record {ban.round}, for {ban.reason}")
         if self.genesis.invited:
             self._check_invitation(join.message.invitation, join.signer)
         return join.signer
 
-    def _check_fresh(self, peer: PeerID, run: bytes, round_: int) -> None:
-        oldest = max(self.round - JOIN_LIFETIME, self.changed.get(peer, 0))  # no replay after a goodbye
+    def subject(self, raw: bytes) -> Subject:
+        """What a statement is about, if the next record may carry it. Raises MessageRefused."""
+        domain = domain_of(raw)
+        if domain == Verdict.DOMAIN:
+            signer, verdict = self._said(raw, Verdict)
+            self._check_known(domain, signer, verdict.checked)
+            self._check_drawn(signer, verdict)
+            self.conduct.check_verdict(signer, verdict)
+            return domain, signer, verdict.checked
+        if domain == Judgement.DOMAIN:
+            signer, judgement = self._said(raw, Judgement)
+            self._check_known(domain, signer, judgement.against)
+            self.conduct.check_judgement(signer, judgement)
+            return domain, signer, judgement.evidence.hex(), judgement.kind, judgement.against
+        return domain, self.admits(raw)
+
+    def _said(self, raw: bytes, kind: type[S]) -> tuple[PeerID, S]:
+        signed = open_signed(raw, kind)
+        self._check_fresh(signer=signed.signer, run=signed.message.run, round_=signed.message.round)
+        return signed.signer, signed.message
+
+    def _check_known(self, domain: str, signer: PeerID, about: PeerID) -> None:
+        if signer not in self.roster:
+            raise RecordRefused(f"{domain}: {signer} is not in the roster")
+        if about not in self.roster and about not in self.changed:  # who cheats and leaves is still judged
+            raise RecordRefused(f"{domain}: {about} was not in the roster lately")
+
+    def _check_drawn(self, signer: PeerID, verdict: Verdict) -> None:
+        """Of a session that a late record names, only those who were drawn may say what they found.
+
+        Who could not make a peer answer may always say so: it takes more than c of them.
+        """
+        session = self.sessions.get(verdict.session) if verdict.outcome != "silent" else None
+        if session is not None and signer not in checkers(*session, verdict.checked)[:ALTERNATES]:
+            raise RecordRefused(f"verdict: {signer} was not drawn to look at {verdict.checked}")
+
+    def _check_fresh(self, signer: PeerID, run: bytes, round_: int) -> None:
+        oldest = max(self.round - JOIN_LIFETIME, self.changed.get(signer, 0))  # no replay after a goodbye
         if run != self.run or not oldest <= round_ <= self.round:
             raise RecordRefused(f"statement: for another run or time (round {round_}, now {self.round})")
 
@@ -322,28 +388,50 @@ class History:
             raise RecordRefused("record: survivors must be of the roster, each once, in order")
         if len(record.weights) != len(survivors):
             raise RecordRefused("record: one weight for each survivor")
-        peers = [self.admits(raw) for raw in record.statements]
-        if len(set(peers)) != len(peers) or list(record.statements) != sorted(record.statements):
-            raise RecordRefused("record: statements must be of distinct peers and in order")
+        if [peer for peer, _, _ in record.heads] != list(survivors):
+            raise RecordRefused("record: one ledger head for each survivor")
+        subjects = [self.subject(raw) for raw in record.statements]
+        if len(set(subjects)) != len(subjects) or list(record.statements) != sorted(record.statements):
+            raise RecordRefused("record: statements must be of distinct subjects and in order")
+        most = Counter(signer for _, signer, *_ in subjects).most_common(1)
+        if most and most[0][1] > MOST_OF_ONE:
+            raise RecordRefused(f"record: {most[0][1]} statements of {most[0][0]}, at most {MOST_OF_ONE}")
         joins = sum(domain_of(raw) == Join.DOMAIN for raw in record.statements)
         if joins > newcomers(len(self.roster)):
             raise RecordRefused(f"record: {joins} join at once, at most {newcomers(len(self.roster))} may")
 
-    def _next_roster(self, record: Record) -> Roster:
+    def _next_conduct(self, record: Record) -> Conduct:
+        said = [(domain_of(raw), raw) for raw in record.statements]
+        verdicts = [open_signed(raw, Verdict) for domain, raw in said if domain == Verdict.DOMAIN]
+        judgements = [open_signed(raw, Judgement) for domain, raw in said if domain == Judgement.DOMAIN]
+        return self.conduct.after(
+            record.round,
+            [(signed.signer, signed.message) for signed in verdicts],
+            [(signed.signer, signed.message) for signed in judgements],
+            record.survivors,
+            self.sessions,
+            self.roster,
+            colluders(len(self.roster)),
+            self.genesis.strikes,
+        )
+
+    def _next_roster(self, record: Record, bans: Mapping[PeerID, Ban]) -> Roster:
         own = {peer: (root, count) for peer, root, count in record.data}
         roster: dict[PeerID, Standing] = {}
         for peer, standing in self.roster.items():
             missed = 0 if peer in record.survivors else standing.missed + 1
-            if missed < self.genesis.suspend_after:
+            if missed < self.genesis.suspend_after and peer not in bans:
                 root, count = own.get(peer, (standing.data_root, standing.data_count))
                 roster[peer] = Standing(missed, root, count)
         for raw in record.statements:
-            peer = self.admits(raw)
-            if domain_of(raw) == Goodbye.DOMAIN:
-                roster.pop(peer, None)
-            elif len(roster) < self.genesis.largest_cell:
-                join = open_signed(raw, Join).message
-                roster[peer] = Standing(0, join.data_root, join.data_count)
+            domain = domain_of(raw)
+            if domain == Goodbye.DOMAIN:
+                roster.pop(open_signed(raw, Goodbye).signer, None)
+            elif domain == Join.DOMAIN and len(roster) < self.genesis.largest_cell:
+                join = open_signed(raw, Join)
+                if join.signer in bans:
+                    continue  # since this very record
+                roster[join.signer] = Standing(0, join.message.data_root, join.message.data_count)
         return roster
 
     def _changes(self, roster: Roster) -> Mapping[PeerID, int]:
@@ -366,6 +454,9 @@ class History:
         members = recovery.members
         if list(members) != sorted(set(members)) or len(members) > self.genesis.largest_cell:
             raise RecordRefused("recovery: members must be distinct, in order, and fit the largest cell")
+        banned = set(members) & set(self.conduct.bans)
+        if banned:
+            raise RecordRefused(f"recovery: {min(banned)} is banned; leave it out")
         roster = {peer: replace(self.roster.get(peer, Standing()), missed=0) for peer in recovery.members}
         return replace(
             self,
@@ -378,16 +469,35 @@ class History:
 
 
 def union_of_statements(history: History, carried: Iterable[Sequence[bytes]]) -> tuple[bytes, ...]:
-    """The joins and goodbyes a record must carry: all that are admissible, one a peer, in order."""
-    chosen: dict[PeerID, bytes] = {}
-    for raw in sorted({raw for statements in carried for raw in statements}):
+    """What a record must carry: all that is admissible, one a subject, in order.
+
+    Where it is more than a record holds, judgements come first, and verdicts last.
+    """
+    chosen: dict[Subject, bytes] = {}
+    said = {raw for statements in carried for raw in statements}
+    for raw in sorted(said, key=lambda raw: (not accuses(raw), raw)):  # who accuses cannot take it back
         try:
-            chosen.setdefault(history.admits(raw), raw)
+            chosen.setdefault(history.subject(raw), raw)
         except MessageRefused:
             continue  # it was admissible where it was signed, at another height; the record goes without
     joins = sorted(raw for raw in chosen.values() if domain_of(raw) == Join.DOMAIN)
     late = set(joins[newcomers(len(history.roster)) :])
-    return tuple(sorted(raw for raw in chosen.values() if raw not in late))
+    ranked = sorted((RANK[subject[0]], raw, subject[1]) for subject, raw in chosen.items() if raw not in late)
+    kept: list[bytes] = []
+    of_one: Counter[PeerID] = Counter()
+    for _, raw, signer in ranked:
+        of_one[signer] += 1
+        if of_one[signer] <= MOST_OF_ONE:
+            kept.append(raw)
+    return tuple(sorted(kept[:MOST_CARRIED]))
+
+
+def accuses(raw: bytes) -> bool:
+    """Whether a statement is a judgement that evidence holds. False, never an error, on anything else."""
+    try:
+        return domain_of(raw) == Judgement.DOMAIN and open_signed(raw, Judgement).message.holds
+    except MessageRefused:
+        return False
 
 
 def median(values: Sequence[int]) -> int:

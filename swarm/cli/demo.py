@@ -9,12 +9,13 @@ import typer
 
 from swarm.cli import common
 from swarm.cli.common import DEFAULT_STATE_DIR, IdentityFile, Json, LogLevel, StateDir, Version
-from swarm.cli.demo_run import DEMO_ROUNDS, Plan, conduct, prepare_folder
+from swarm.cli.demo_run import DEMO_ROUNDS, Plan, check_attack, conduct, prepare_folder
 from swarm.cli.view import View
 
 EXAMPLES = """
 swarm-demo
 swarm-demo --peers 4 --join-late 1 --kill-every 20 --rounds 24
+swarm-demo --attackers 1 --attack sign_flip
 swarm-demo --manifest run.toml --out my-demo --json
 """
 
@@ -36,6 +37,12 @@ def demo(
         float | None,
         typer.Option(metavar="SECONDS", min=1.0, help="Kill a peer so often; it is started again."),
     ] = None,
+    attackers: Annotated[
+        int, typer.Option(metavar="A", min=0, max=8, help="So many of the N peers attack.")
+    ] = 0,
+    attack: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How they attack, e.g. sign_flip; docs/attacks.md.")
+    ] = None,
     json: Json = False,
     log_level: LogLevel = "info",
     state_dir: StateDir = DEFAULT_STATE_DIR,
@@ -44,13 +51,15 @@ def demo(
 ) -> None:
     """Train a small OPT on MMLU with a swarm of processes on this machine, and show what comes of it.
 
+    With --attackers some of the peers lie in the way that --attack names, and get banned for it.
     DIR gets the loss curve (loss.png), summary.json, the model (checkpoint/) and a log of every process.
     The peers' keys and state are made anew in DIR; --state-dir and --identity are not used.
     """
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    plan = Plan(peers, rounds, out.resolve(), manifest, join_late, kill_every, attackers, attack)
+    check_attack(plan)
     prepare_folder(out)
     common.start_log(out, "swarm-demo", log_level, stderr=False)
-    plan = Plan(peers, rounds, out.resolve(), manifest, join_late, kill_every)
     with View(json) as view:
         asyncio.run(conduct(plan, view))
 

@@ -3,8 +3,13 @@
 import asyncio
 import json
 import os
+import time
+from collections.abc import Mapping
 from typing import Any
 
+from proto.canonical import PeerID
+from swarm.cli.audit import run_audit
+from swarm.cli.audit_sources import opened
 from swarm.cli.children import Event
 from swarm.cli.demo_run import PROMPT, Course, Plan
 from swarm.cli.demo_swarm import DemoFailed
@@ -18,6 +23,7 @@ from swarm.manifest import Manifest
 from swarm.store import Store
 from verify.identity import Identity
 from verify.record import Decided, Record
+from verify.standing import Ban
 
 SAMPLE_TOKENS = 40
 ROUND_KEYS = ("round", "attempts", "loss", "heldout_loss", "survivors", "snapshot_hash", "seconds")
@@ -46,6 +52,8 @@ async def report(
         "loss_last": last,
         "rounds": [{key: entry[key] for key in ROUND_KEYS} for entry in rounds],
         "peers": _peers(plan, course, tokens),
+        "bans": _bans(history.conduct.bans),
+        "audit": await asyncio.to_thread(_audit, plan, run),
         "checkpoint": str(checkpoint),
         "leftovers": leftovers,
     }
@@ -58,13 +66,21 @@ async def report(
     _tell(plan, summary, text, view)
     if leftovers:
         raise DemoFailed(f"{leftovers} processes or sockets were left behind; see {plan.out / 'logs'}")
+    if not summary["audit"]["ok"]:
+        raise DemoFailed(f"the audit found: {summary['audit']['findings'][0]}")
 
 
 def _tell(plan: Plan, summary: dict[str, Any], text: str, view: View) -> None:
     view.show({"event": "summary", "sample": text, **summary})
     first, last = summary["loss_first"], summary["loss_last"]
     view.say(f"held-out loss   {first:.3f} -> {last:.3f} nats a token")
-    view.say(f"final snapshot  {summary['rounds'][-1]['snapshot_hash']} on all peers")
+    whose = "all honest peers" if plan.attackers else "all peers"
+    view.say(f"final snapshot  {summary['rounds'][-1]['snapshot_hash']} on {whose}")
+    for ban in summary["bans"]:
+        view.say(f"banned          {ban['peer_id']} by record {ban['round']}, for {ban['reason']}")
+    audit = summary["audit"]
+    verdict = "everything holds" if audit["ok"] else f"NOT clean: {audit['findings'][0]}"
+    view.say(f"audit           {verdict} ({audit['statements']:,} signatures, {audit['seconds']} s)")
     view.say(f"loss curve      {plan.out / 'loss.png'}")
     view.say(f"summary         {plan.out / 'summary.json'}")
     view.say(f"checkpoint      {summary['checkpoint']}")
@@ -77,6 +93,27 @@ def _peers(plan: Plan, course: Course, tokens: dict[str, int]) -> list[Event]:
         peer = Identity.load(plan.state(number) / "identity.key").peer_id
         peers.append({"peer_id": peer, "snapshot_hash": snapshot, "tokens": tokens.get(peer, 0)})
     return peers
+
+
+def _audit(plan: Plan, run: bytes) -> Event:
+    """What an auditor makes of the honest peers' ledgers, from the run id alone."""
+    folders = [str(plan.state(number)) for number in range(plan.honest)]
+    begun = time.monotonic()
+    with opened(folders, run) as sources:
+        found = run_audit(run, sources)
+    return {
+        "ok": found.ok,
+        "statements": found.statements,
+        "seconds": round(time.monotonic() - begun, 3),
+        "findings": [str(finding) for finding in found.findings],
+    }
+
+
+def _bans(bans: Mapping[PeerID, Ban]) -> list[Event]:
+    return [
+        {"peer_id": peer, "round": ban.round, "reason": ban.reason, "evidence": ban.evidence.hex()}
+        for peer, ban in sorted(bans.items(), key=lambda item: (item[1].round, item[0]))
+    ]
 
 
 def _tokens_by_peer(store: Store, manifest: Manifest) -> dict[str, int]:

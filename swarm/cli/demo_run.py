@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from swarm.cli.children import Event
-from swarm.cli.common import CannotWrite
+from swarm.cli.common import BadArgument, CannotWrite
 from swarm.cli.demo_manifest import DEMO, DEMO_ROUNDS, with_key
 from swarm.cli.demo_swarm import DemoFailed, DemoSwarm
 from swarm.cli.view import LEGEND, View
 from swarm.manifest import Manifest, load_manifest
 from verify.identity import Identity
+from verify.record import colluders
 
 __all__ = ["DEMO_ROUNDS", "Plan", "conduct", "prepare_folder"]
 
@@ -38,17 +39,35 @@ class Plan:
     manifest: Path | None
     join_late: int
     kill_every: float | None
+    attackers: int = 0
+    attack: str | None = None
+
+    @property
+    def honest(self) -> int:
+        """How many of the peers do not attack: the first ones."""
+        return self.peers - self.attackers
 
     def state(self, number: int) -> Path:
         """The state folder of a peer."""
         return self.out / "peers" / str(number)
 
+    def key_files(self) -> list[tuple[int, Path]]:
+        """Every peer's number and key, those that join late too."""
+        numbers = range(self.peers + self.join_late)
+        return [(number, self.state(number) / "identity.key") for number in numbers]
+
 
 @dataclass(eq=False)
 class Course:
-    """What the peers said: the first word on each round counts, another hash for it is a failure."""
+    """What the peers said: the first word on each round counts, another hash for it is a failure.
+
+    `names`: the peers' numbers; `attackers` are not believed.
+    """
 
     view: View
+    names: dict[str, int] = field(default_factory=dict)
+    attackers: range = range(0)
+    bans: set[str] = field(default_factory=set)
     rounds: dict[int, Event] = field(default_factory=dict)
     final: dict[int, str] = field(default_factory=dict)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
@@ -58,6 +77,8 @@ class Course:
         log.info("peer %d: %s", number, event)
         if self.view.json:
             self.view.show({"peer": number, **event})
+        if number in self.attackers:
+            return
         match event["event"]:
             case "round":
                 first = self.rounds.setdefault(event["round"], event)
@@ -69,6 +90,10 @@ class Course:
                 if first is event and not self.view.json:
                     self.view.show(event)
                 self.moved.set()
+            case "ban" if event["peer_id"] not in self.bans:
+                self.bans.add(event["peer_id"])
+                if not self.view.json:
+                    self.view.show({**event, "number": self.names.get(event["peer_id"])})
             case "ended":
                 self.final[number] = event["snapshot"]
             case "phase" | "void" | "paused" if number == 0 and not self.view.json:
@@ -79,6 +104,22 @@ class Course:
         while max(self.rounds, default=0) < round_:
             self.moved.clear()
             await self.moved.wait()
+
+
+def check_attack(plan: Plan) -> None:
+    """Raises BadArgument, UnknownAttack for attackers that the demo cannot have."""
+    from swarm.attacks import attack_named
+
+    if plan.attack is not None:
+        attack_named(plan.attack)
+    if (plan.attack is None) == (plan.attackers > 0):
+        raise BadArgument("give both --attackers A and --attack NAME, or neither; see docs/attacks.md")
+    most = colluders(plan.peers)
+    if plan.attackers > most:
+        raise BadArgument(
+            f"--attackers {plan.attackers}: a swarm of {plan.peers} withstands {most}; "
+            f"give --peers {max(4, 4 * plan.attackers)} or more, or fewer attackers"
+        )
 
 
 def prepare_folder(out: Path) -> None:
@@ -106,10 +147,14 @@ async def conduct(plan: Plan, view: View) -> None:
     run, manifest = await asyncio.to_thread(_found, plan)
     view.begin(manifest.run.rounds)
     view.say(f"run {run.hex()}")
-    course = Course(view)
+    names = {Identity.load(path).peer_id: number for number, path in plan.key_files()}
+    course = Course(view, names, range(plan.honest, plan.peers))
     data = manifest.data.file
     async with DemoSwarm(plan.out, run, course.hear, data and data.resolve()) as swarm:
         view.say(f"starting {plan.peers} peers; {LEGEND}")
+        if plan.attackers:
+            liars = ", ".join(str(number) for number in course.attackers)
+            view.say(f"peer {liars}: {plan.attack}, in each round")
         try:
             await _let_run(plan, manifest, swarm, course)
         except asyncio.CancelledError:
@@ -125,9 +170,9 @@ async def conduct(plan: Plan, view: View) -> None:
 def _found(plan: Plan) -> tuple[bytes, Manifest]:
     """Make every peer's key, and found the run as peer 0 with the others in its roster from the start."""
     keys = []
-    for number in range(plan.peers + plan.join_late):
+    for number, path in plan.key_files():
         state = plan.state(number)
-        keys.append(Identity.load_or_create(state / "identity.key"))
+        keys.append(Identity.load_or_create(path))
         (state / "logs").mkdir(exist_ok=True)
         (state / "cache").symlink_to(plan.out / "cache")
         (plan.out / "logs" / f"peer-{number}").symlink_to(state / "logs")
@@ -170,13 +215,17 @@ async def _let_run(plan: Plan, manifest: Manifest, swarm: DemoSwarm, course: Cou
             await asyncio.sleep(seconds)
             if max(course.rounds) >= LAST_QUARTER * rounds:
                 return
-            struck = (struck + 1) % plan.peers
+            struck = (struck + 1) % plan.honest
             course.view.say(f"peer {struck} is killed, and starts again")
             swarm.kill(struck)
 
     try:
-        async with asyncio.timeout(limit), asyncio.TaskGroup() as tasks:
-            for number in range(plan.peers):
+        async with (
+            asyncio.timeout(limit),
+            swarm.attacked(plan.attack, course.attackers),
+            asyncio.TaskGroup() as tasks,
+        ):
+            for number in range(plan.honest):
                 tasks.create_task(swarm.keep(number))
             for number in range(plan.peers, plan.peers + plan.join_late):
                 tasks.create_task(late(number))

@@ -5,7 +5,8 @@ The promise: whatever happens, an exception and Ctrl-C included, no process and 
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -74,29 +75,49 @@ class DemoSwarm:
 
         Raises DemoFailed if it fails.
         """
-        state = self.folder / "peers" / str(number)
-        errors = self.folder / "logs" / f"peer-{number}.err"
-        arguments = ["--run", self.run.hex(), "--join", self.entry, "--threads", "1"]
-        if self.data is not None:
-            arguments += ["--data", str(self.data)]
         while True:
-            child = await Child.start(
-                self.family,
-                "swarm.cli.peer",
-                [*arguments, "--state-dir", str(state)],
-                errors,
-                lambda event: self.on_event(number, event),
-            )
-            self.peers[number] = child
+            child = await self._start(number, "swarm.cli.peer", [])
             code = await child.finished()
             log.info("peer %d left with exit code %d", number, code)
             if child.was_killed:
                 await self._wait_for_children_of(child)
                 continue
             if code:
-                reason = child.last_error or f"exit code {code}, see {errors}"
+                reason = child.last_error or f"exit code {code}, see {self._errors(number)}"
                 raise DemoFailed(f"peer {number} failed: {reason}")
             return
+
+    @asynccontextmanager
+    async def attacked(self, attack: str | None, numbers: Sequence[int]) -> AsyncIterator[None]:
+        """Meanwhile these peers attack. How they end is their own affair; who is left then is stopped."""
+        started = [asyncio.create_task(self._attack(number, str(attack))) for number in numbers]
+        self._tasks += started
+        yield
+        await asyncio.gather(*(self.peers[number].stop() for number in numbers if number in self.peers))
+
+    async def _attack(self, number: int, attack: str) -> int:
+        child = await self._start(number, "swarm.cli.attacker", ["--attack", attack])
+        code = await child.finished()
+        log.info("peer %d, which attacked, left with exit code %d: %s", number, code, child.last_error)
+        return code
+
+    async def _start(self, number: int, module: str, more: list[str]) -> Child:
+        state = self.folder / "peers" / str(number)
+        arguments = ["--run", self.run.hex(), "--join", self.entry, "--threads", "1", *more]
+        if self.data is not None:
+            arguments += ["--data", str(self.data)]
+        arguments += ["--state-dir", str(state)]
+        child = self.peers[number] = await Child.start(
+            self.family,
+            module,
+            arguments,
+            self._errors(number),
+            lambda event: self.on_event(number, event),
+        )
+        return child
+
+    def _errors(self, number: int) -> Path:
+        return self.folder / "logs" / f"peer-{number}.err"
 
     def kill(self, number: int) -> None:
         """Strike a peer down as `kill -9` does."""

@@ -137,8 +137,16 @@ def sentence(event: Event) -> str:
             return f"round {event['round']} attempt {event['attempt']} came to nothing: {why}"
         case "paused":
             return f"round {event['round']} is paused: {event['reason']}"
+        case "ban":
+            return _banned(event)
         case "ended":
             return f"the run ended after round {event['round']} with the snapshot {event['snapshot']}"
         case "notice":
             return str(event["text"])
     return ""
+
+
+def _banned(event: Event) -> str:
+    who = event["peer_id"] if event.get("number") is None else f"peer {event['number']}"
+    evidence = "" if not int(event["evidence"], 16) else f", evidence {event['evidence'][:16]}"
+    return f"{who} is banned: {event['reason']}{evidence}"

@@ -19,6 +19,7 @@ from proto.edgeswarm_pb2_grpc import MembersServicer, MembersStub, add_MembersSe
 from proto.errors import MessageRefused
 from swarm.net.rpc import (
     CALL_SECONDS,
+    MAX_ANSWER,
     SLAB,
     STOP_SECONDS,
     Inbox,
@@ -35,6 +36,9 @@ MAX_HEADER = 1 << 20
 SLOWEST_BYTES_PER_SECOND = 64 << 10
 """A transfer's deadline assumes at least this much."""
 _CALLS_OF_ONE_SENDER = 8
+ANSWER_SECONDS = 120.0
+_LEAST_STATEMENT = 256
+"""What a statement counts for at least, so that an endless answer of empty ones ends."""
 
 
 _GO_ON = "go-on"
@@ -81,6 +85,21 @@ class MembersServer(MembersServicer):
                 return Ack()
         except MessageRefused as error:
             await self._refuse(context, "refused", str(error))
+        finally:
+            self._running[sender] -= 1
+
+    async def Ask(self, request: Statement, context: grpc.aio.ServicerContext) -> None:
+        sender = await self._admit(context)
+        try:
+            if len(request.raw) > MAX_MESSAGE:
+                await self._refuse(context, "oversize", f"a question has at most {MAX_MESSAGE} bytes")
+            for raw in await self._inbox.on_ask(sender, request.raw):
+                async with asyncio.timeout(self._slab_seconds):
+                    await context.write(Statement(raw=raw))
+        except MessageRefused as error:
+            await self._refuse(context, "refused", str(error))
+        except TimeoutError:
+            await self._refuse(context, "stalled", f"you took nothing for {self._slab_seconds:g} s")
         finally:
             self._running[sender] -= 1
 
@@ -183,6 +202,24 @@ class MembersClient:
             raise failure(code, details, f"{to} at {address}") from None
         finally:
             call.cancel()
+
+    async def ask(self, to: PeerID, raw: bytes) -> list[bytes]:
+        """See Transport."""
+        stub, address = await self._stub(to)
+        call = stub.Ask(Statement(raw=raw), timeout=ANSWER_SECONDS)
+        answer: list[bytes] = []
+        size = 0
+        try:
+            async for statement in call:
+                answer.append(statement.raw)
+                size += len(answer[-1]) + _LEAST_STATEMENT
+                if size > MAX_ANSWER:
+                    raise Refused(f"{to} at {address} answers with more than {MAX_ANSWER} bytes")
+        except grpc.aio.AioRpcError as error:
+            raise failure(error.code(), error.details(), f"{to} at {address}") from None
+        finally:
+            call.cancel()
+        return answer
 
     async def close(self) -> None:
         """Close every connection."""

@@ -1,10 +1,12 @@
-"""The public port: what anyone may read of a run, and the signed step by which a newcomer asks to join.
+"""The public port: what anyone may read of a run and of the peer's ledger, and the signed step of joining.
 
 The server proves itself by the certificate in its PeerRecord; the caller shows none. Everything served
-is checked by the caller against `run_id` or an agreed hash, so nothing here needs to be believed.
+is checked by the caller against `run_id`, an agreed hash or a signed head of the ledger, so nothing here
+needs to be believed.
 """
 
 import asyncio
+import hashlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
@@ -16,6 +18,11 @@ from proto.canonical import MAX_MESSAGE
 from proto.edgeswarm_pb2 import (
     Empty,
     GenesisReply,
+    LedgerEntry,
+    LedgerHeadReply,
+    LedgerProofReply,
+    LedgerProofRequest,
+    LedgerRequest,
     Piece,
     PieceRequest,
     RecordReply,
@@ -29,11 +36,18 @@ from proto.errors import MessageRefused, SwarmError
 from swarm.net.peer_record import PeerRecord
 from swarm.net.rpc import CALL_SECONDS, PIECE, STOP_SECONDS, failure, open_channel, open_port, server_options
 from swarm.net.tls import TrustStore, channel_credentials, public_server_credentials
+from verify.ledger import LARGEST
 
 MAX_RECORDS = 256
 """Records in one answer; ask again from the next one."""
+MAX_ENTRIES = 256
+"""Entries of a ledger in one answer."""
+MAX_ENTRY = 65_535
+"""Bytes of the largest entry of a ledger (C2SP tlog-tiles)."""
+MAX_PROOF = 128
+"""Hashes in the longest proof about trees of fewer than 2 ** 64 entries."""
 MAX_ANSWER = 16 << 20
-"""Bytes of the largest streamed answer: a snapshot's index, or some records."""
+"""Bytes of the largest streamed answer: a snapshot's index, some records, or some of a ledger's entries."""
 CONCURRENT_CALLS = 64
 _WRITE_SECONDS = 30.0
 T = TypeVar("T")
@@ -56,6 +70,21 @@ class Library(Protocol):
 
     async def status(self) -> bytes:
         """The peer's view of the run, as JSON."""
+
+    async def ledger_head(self) -> str:
+        """The ledger's size and root: a signed checkpoint (verify/checkpoint.py)."""
+
+    async def ledger_entries(self, start: int, limit: int) -> list[bytes]:
+        """At most `limit` encoded entries of the ledger from index `start` on."""
+
+    async def ledger_inclusion(self, index: int, size: int) -> list[bytes]:
+        """What shows that entry `index` is in the tree of `size` entries."""
+
+    async def ledger_consistency(self, old: int, new: int) -> list[bytes]:
+        """What shows that the tree of `new` entries begins with that of `old`."""
+
+    async def large_piece(self, digest: bytes, index: int) -> bytes:
+        """Piece `index` (1 MiB, the last one less) of the large content with this SHA-256."""
 
     async def join(self, raw: bytes) -> bytes:
         """A newcomer's signed request; the signed answer."""
@@ -104,6 +133,33 @@ class PublicServer(PublicServicer):
     async def Status(self, request: Empty, context: grpc.aio.ServicerContext) -> StatusReply:
         status = await self._answer(context, self._library.status())
         return StatusReply(json=status, unix_ms=time.time_ns() // 1_000_000)
+
+    async def LedgerHead(self, request: Empty, context: grpc.aio.ServicerContext) -> LedgerHeadReply:
+        return LedgerHeadReply(checkpoint=await self._answer(context, self._library.ledger_head()))
+
+    async def LedgerEntries(self, request: LedgerRequest, context: grpc.aio.ServicerContext) -> None:
+        limit = min(request.limit, MAX_ENTRIES)
+        size = 0
+        for entry in await self._answer(context, self._library.ledger_entries(request.start, limit)):
+            size += len(entry)
+            if size > MAX_ANSWER:
+                break
+            await self._write(context, LedgerEntry(entry=entry))
+
+    async def LedgerProof(
+        self, request: LedgerProofRequest, context: grpc.aio.ServicerContext
+    ) -> LedgerProofReply:
+        if request.kind == LedgerProofRequest.INCLUSION:
+            proof = self._library.ledger_inclusion(request.index, request.size)
+        elif request.kind == LedgerProofRequest.CONSISTENCY:
+            proof = self._library.ledger_consistency(request.old_size, request.size)
+        else:  # proto3 hands on numbers that have no name
+            await self._refuse(context, "malformed", f"there is no proof of kind {request.kind}")
+        return LedgerProofReply(hashes=await self._answer(context, proof))
+
+    async def Large(self, request: PieceRequest, context: grpc.aio.ServicerContext) -> Piece:
+        digest = await self._digest(context, request.hash)
+        return Piece(data=await self._answer(context, self._library.large_piece(digest, request.index)))
 
     async def Join(self, request: Statement, context: grpc.aio.ServicerContext) -> Statement:
         if len(request.raw) > MAX_MESSAGE:
@@ -181,6 +237,54 @@ class PublicClient:
         reply: StatusReply = await self._ask(self._stub.Status(Empty(), timeout=CALL_SECONDS))
         return reply.json
 
+    async def ledger_head(self) -> str:
+        """The signed head of the peer's ledger, unchecked: for `read_checkpoint`."""
+        reply: LedgerHeadReply = await self._ask(self._stub.LedgerHead(Empty(), timeout=CALL_SECONDS))
+        return reply.checkpoint
+
+    async def ledger_entries(self, start: int, limit: int = MAX_ENTRIES) -> list[bytes]:
+        """At most `limit` encoded entries from index `start` on, unchecked but for their size."""
+        limit = min(limit, MAX_ENTRIES)
+        stream = self._stub.LedgerEntries(LedgerRequest(start=start, limit=limit), timeout=6 * CALL_SECONDS)
+        replies: list[LedgerEntry] = await self._ask(_collect(stream, limit))
+        return [_bounded(reply.entry, MAX_ENTRY, "entry of a ledger") for reply in replies]
+
+    async def ledger_inclusion(self, index: int, size: int) -> list[bytes]:
+        """The hashes that should show entry `index` in the tree of `size` entries: for `verify_inclusion`."""
+        return await self._proof(
+            LedgerProofRequest(kind=LedgerProofRequest.INCLUSION, index=index, size=size)
+        )
+
+    async def ledger_consistency(self, old: int, new: int) -> list[bytes]:
+        """The hashes that should show that a tree begins with an older one: for `verify_consistency`."""
+        return await self._proof(
+            LedgerProofRequest(kind=LedgerProofRequest.CONSISTENCY, old_size=old, size=new)
+        )
+
+    async def _proof(self, request: LedgerProofRequest) -> list[bytes]:
+        reply: LedgerProofReply = await self._ask(self._stub.LedgerProof(request, timeout=CALL_SECONDS))
+        if len(reply.hashes) > MAX_PROOF or any(len(value) != 32 for value in reply.hashes):
+            raise MessageRefused(f"{self.address}: a proof has at most {MAX_PROOF} hashes of 32 bytes")
+        return list(reply.hashes)
+
+    async def large(self, digest: bytes, size: int) -> bytes:
+        """The large content of `size` bytes (at most LARGEST) with this SHA-256, checked against both."""
+        content = bytearray()
+        while len(content) < size <= LARGEST:
+            piece = await self.large_piece(digest, len(content) // PIECE)
+            if len(piece) != min(PIECE, size - len(content)):
+                break
+            content += piece
+        if len(content) != size or hashlib.sha256(content).digest() != digest:
+            raise MessageRefused(f"{self.address}: what it gave for {digest.hex()} has another size or hash")
+        return bytes(content)
+
+    async def large_piece(self, digest: bytes, index: int) -> bytes:
+        """Piece `index` of a large content, unchecked, at most 1 MiB."""
+        request = PieceRequest(hash=digest, index=index)
+        piece: Piece = await self._ask(self._stub.Large(request, timeout=6 * CALL_SECONDS))
+        return _bounded(piece.data, PIECE, "piece of a content")
+
     async def join(self, raw: bytes) -> bytes:
         """Send a signed request to join; returns the signed answer."""
         reply: Statement = await self._ask(self._stub.Join(Statement(raw=raw), timeout=CALL_SECONDS))
@@ -202,6 +306,12 @@ class PublicClient:
             return await call
         except grpc.aio.AioRpcError as error:
             raise failure(error.code(), error.details(), self.address) from None
+
+
+def _bounded(data: bytes, most: int, what: str) -> bytes:
+    if len(data) > most:
+        raise MessageRefused(f"{what} with {len(data)} bytes, the largest has {most}")
+    return data
 
 
 async def _collect(stream: AsyncIterator[T], most: int) -> list[T]:

@@ -23,6 +23,8 @@ SLAB = 512 << 10
 PIECE = 1 << 20
 """Bytes of one piece of a snapshot."""
 MAX_WIRE_MESSAGE = 4 << 20
+MAX_ANSWER = 256 << 20
+"""Bytes of the largest answer of a member: the openings of a check."""
 CLOCK_TOLERANCE_SECONDS = 3.0
 _QUOTE = 300  # characters of another peer's text that we repeat
 
@@ -54,12 +56,18 @@ class Transport(Protocol):
     async def transfer(self, to: PeerID, header: bytes, data: memoryview) -> None:
         """Deliver `data` under a signed header."""
 
+    async def ask(self, to: PeerID, raw: bytes) -> list[bytes]:
+        """Ask a signed question; the answer's statements, of at most MAX_ANSWER bytes in all."""
+
 
 class Inbox(Protocol):
     """How a member receives. A MessageRefused raised here goes back to the sender as Refused."""
 
     async def on_tell(self, sender: PeerID, raw: bytes) -> None:
         """A signed statement came from `sender`, who may be passing on another's."""
+
+    async def on_ask(self, sender: PeerID, raw: bytes) -> list[bytes]:
+        """A signed question of `sender`: the statements that answer it."""
 
     async def expect(self, sender: PeerID, header: bytes) -> memoryview:
         """Check the header and give the writable buffer, of the exact size in bytes, that the data goes to.

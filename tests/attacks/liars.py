@@ -48,6 +48,7 @@ from secagg.messages import (
 from secagg.session import Session
 from secagg.shamir import combine, split
 from tests.secagg.session_network import CHUNK, KEYS, KINDS, Cell, check, secrets_of
+from verify.evidence import PortableEvidence, Rules, examine, portable
 from verify.identity import Identity
 from verify.statement import domain_of, open_signed, sign
 
@@ -58,6 +59,9 @@ Rule = Callable[[PeerID, Message], Said]
 """What goes to a member instead of a message: messages for the liar to sign, or signed statements."""
 Transfer = SendPart | SendSum
 TransferRule = Callable[[Transfer], Iterable[Transfer]]
+
+RULES = Rules(np.dtype("<i2"), CHUNK, lambda update, weight: int(np.abs(update.astype(int)).max()) <= 1000)
+"""What an examiner knows of a `Cell`: every honest update of one is within these bounds."""
 
 TWICE = {"two lists": ShareLists, "two sets": SurvivorSet, "two receipts": Receipt, "two parts": Part}
 TWICE_FOUND = {"two sums": PartSum, "two releases": Release}
@@ -220,6 +224,8 @@ class Hand:
                 "sum": self._recheck_sum,
             }
             rechecks[found.kind](found, opened)
+        portable_ = portable(self.session.adverts[found.against][1].run, found)
+        assert found.against in examine(PortableEvidence.parse(portable_.encode()), RULES)
 
     def _recheck_two(self, found: Evidence, opened: list[tuple[PeerID, Message]]) -> None:
         (signer, one), (other_signer, other) = opened
@@ -286,13 +292,25 @@ class Hand:
         return share, hashed == hashes[self.session.members.index(holder)]
 
     def _recheck_share(self, found: Evidence, opened: list[tuple[PeerID, Message]]) -> None:
-        (dealer, dealt), (holder, release) = opened
-        assert isinstance(dealt, ShareList)
+        (holder, release), *papers = opened
         assert isinstance(release, Release)
         assert holder == found.against
-        share, holds = self._share_in(release, dealt, dealer, holder)
-        assert share
-        assert not holds
+        lists = self._recheck_papers(holder, papers)
+        shares = [self._share_in(release, dealt, dealer, holder) for dealer, dealt in lists]
+        assert any(share and not holds for share, holds in shares)
+
+    def _recheck_papers(
+        self, accused: PeerID, papers: list[tuple[PeerID, Message]]
+    ) -> list[tuple[PeerID, ShareList]]:
+        """The accused was ready for the lists that everyone had, and the set is the final one; the lists."""
+        (readier, ready), (_, lists), (_, proposed) = papers
+        assert readier == accused
+        assert isinstance(ready, Ready)
+        assert isinstance(lists, ShareLists)
+        assert ready.lists == lists.digest()
+        assert proposed == final_proposal(self)
+        opened = [open_signed(raw, ShareList) for raw in lists.lists]
+        return [(one.signer, one.message) for one in opened]
 
     def _recheck_releases(self, found: Evidence, opened: list[tuple[PeerID, Message]]) -> None:
         (dealer, advert), (author, dealt), *releases = opened
@@ -320,15 +338,19 @@ class Hand:
 
     def _recheck_sum(self, found: Evidence, opened: list[tuple[PeerID, Message]]) -> None:
         """All survivors showed what they sent; what the owner published is not what it adds up to."""
-        (owner, published), (receiver, receipt), *shown = opened
+        (owner, published), *papers = opened[:4]
         assert isinstance(published, PartSum)
-        assert isinstance(receipt, Receipt)
+        self._recheck_papers(owner, papers)
         proposed = final_proposal(self)
+        receipts = [open_signed(raw, Receipt) for raw in proposed.receipts]
+        (receiver, receipt) = next(
+            (o.signer, o.message) for o in receipts if o.message.part == published.part
+        )
         assert owner == receiver == found.against
-        assert receipt.part == published.part
         assert published.survivor_set == proposed.digest()
-        assert found.statements[1] in proposed.receipts
-        assert sorted(author for author, _ in shown) == list(proposed.survivors)
+        shown = [(author, one) for author, one in opened[4:] if isinstance(one, Shown)]
+        assert all(isinstance(one, Release | Shown) for _, one in opened[4:])
+        assert [author for author, _ in shown] == list(proposed.survivors)
         (chunk,) = {one.chunk for _, one in shown if isinstance(one, Shown)}
         masked = [self._shown(author, one, receipt) for author, one in shown]
         total = np.sum(masked, axis=0, dtype=np.int16)
@@ -341,10 +363,10 @@ class Hand:
 
     def _recheck_garbage(self, found: Evidence, opened: list[tuple[PeerID, Message]]) -> None:
         """Without its masks, what the member showed is out of every bound; keys that were told hold."""
-        (author, advert), (sender, shown), *others = opened
-        assert isinstance(advert, Advert)
+        (author, shown), *papers = opened[:4]
         assert isinstance(shown, Shown)
-        assert author == sender == found.against
+        assert author == found.against
+        self._recheck_papers(author, papers)
         part, _ = self.session.cut.holding(shown.chunk)
         receipts = [open_signed(raw, Receipt).message for raw in final_proposal(self).receipts]
         (receipt,) = [one for one in receipts if one.part == part]
@@ -352,8 +374,9 @@ class Hand:
         masks = [own_mask(self, author), *(pair_mask(self, author, p) for p in dealers if p != author)]
         update = without(self._shown(author, shown, receipt), masks, shown.chunk)
         assert int(np.abs(update.astype(int)).max()) > 1000
+        others = [(one, said) for one, said in opened[4:] if not isinstance(said, Release)]
         assert {one for one, _ in others} <= set(survivors)
-        assert all(isinstance(one, Opening) and one.chunk == shown.chunk for _, one in others)
+        assert all(isinstance(said, Opening) and said.chunk == shown.chunk for _, said in others)
 
     def _shown(self, author: PeerID, shown: Message, receipt: Receipt) -> np.ndarray:
         """A member's masked integers in a chunk, which are those that the part's owner has signed for."""
@@ -474,6 +497,8 @@ def dealt_by(
         mask_shares=hashes["mask"],
         seed_shares=hashes["seed"],
         pair_roots=tuple(pair_roots),
+        threshold=session.terms.threshold,
+        chunks=-(-len(session.update) // CHUNK),
     )
 
 

@@ -15,6 +15,7 @@ from secagg.messages import (
     Part,
     PartSum,
     Receipt,
+    Release,
     ShareList,
     Shown,
     chunk_hashes,
@@ -33,7 +34,7 @@ from tests.attacks.liars import (
     without,
 )
 from tests.secagg.session_network import CHUNK, KEYS, Cell
-from verify.statement import open_signed, sign
+from verify.statement import domain_of, open_signed, sign
 
 
 def within_bounds(update: np.ndarray, weight: int) -> bool:
@@ -115,9 +116,10 @@ def test_different_sums_to_different_members_are_two_signed_headers() -> None:
         totals.add(end.total.tobytes())
     assert len(totals) == 2, "they do not agree, and one hash shows it: no record can come of it"
     one, other = sorted({effect.header for effect in sent.values()})
-    hand.recheck(Evidence("two sums", liar, (one, other)))
+    adverts = tuple(sorted(raw for raw, _ in hand.session.adverts.values()))
+    hand.recheck(Evidence("two sums", liar, (one, other), adverts))
     with pytest.raises(AssertionError):
-        hand.recheck(Evidence("two sums", liar, (one, one)))
+        hand.recheck(Evidence("two sums", liar, (one, one), adverts))
 
 
 def test_a_sum_that_was_checked_is_not_written_again_by_a_second_stream() -> None:
@@ -150,7 +152,9 @@ def test_when_all_have_shown_the_owner_of_a_wrong_sum_is_convicted_and_nobody_op
     (part,) = {effect.part for effect in sent.values()}
     all_look(hand, hand.session.cut.first(part))
     hand.convicted("sum", hand.liars[0])
-    assert len(hand.session.evidence[0].statements) == 2 + (7 if missing else 8)
+    domains = [domain_of(raw) for raw in hand.session.evidence[0].statements]
+    assert domains.count(Shown.DOMAIN) == (7 if missing else 8)
+    assert len(domains) == 4 + domains.count(Release.DOMAIN) + domains.count(Shown.DOMAIN)
     assert not hand.told(Opening), "no key of a mask is told for a sum that is not true"
     assert not any(hand.cell.sessions[peer].silent for peer in hand.honest)
 

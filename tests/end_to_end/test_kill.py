@@ -1,7 +1,7 @@
 """Real processes, real sockets, `kill -9`: what a swarm on loopback survives, and that it leaves nothing.
 
-How many attempts a round may take is a promise of the virtual clock (tests/attacks/test_secure_kills.py): on a
-busy machine a step's time may run out with nobody struck down.
+How many attempts a round may take is a promise of the virtual clock (tests/attacks/test_secure_kills.py): on
+a busy machine the time for a step may run out with nobody struck down.
 """
 
 import asyncio

@@ -65,6 +65,8 @@ def advert_of(peer: PeerID, **changes: object) -> Advert:
         "accused": (),
         "data_root": None,
         "data_count": 0,
+        "head_size": 0,
+        "head_root": bytes(32),
     }
     return Advert.model_validate(fields | changes)
 
@@ -125,7 +127,8 @@ class Cell:
         numbers = np.random.default_rng(self.seed)
         self.updates = {p: numbers.integers(-1000, 1000, self.size, dtype=np.int16) for p in self.peers}
         self.updates.update(self.vectors or {})
-        adverts = {p: advert_of(p, attempt=self.attempt) for p in self.peers}
+        keys = {} if self.secure else {"seal_key": None, "mask_key": None}
+        adverts = {p: advert_of(p, attempt=self.attempt, **keys) for p in self.peers}
         signed = {p: (signed_by(p, a), a) for p, a in adverts.items()}
         threshold = threshold_of(self.n) if self.secure else 0
         self.minimum = max(self.minimum, threshold)

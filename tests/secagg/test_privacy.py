@@ -65,7 +65,7 @@ class Toy:
         }
         dealt = {peer: Dealt(b"", sharing.deal()) for peer, sharing in self.sharings.items()}
         for sharing in self.sharings.values():
-            assert sharing.accept(dealt) == {}
+            assert sharing.accept(dealt, b"") == {}
         self.masks = {peer: sharing.masks() for peer, sharing in self.sharings.items()}
         known = {seed for peer in self.bad for seed, _ in self.masks[peer]}
         used = [seed for peer in self.honest for seed, _ in self.masks[peer]]
@@ -93,7 +93,7 @@ class Toy:
 
     def recover(self, survivors: Sequence[PeerID]) -> Recovery:
         """All that comes out for one survivor set, when every member releases what the rules say."""
-        recovery = Recovery(self.sharings[self.peers[0]], b"f" * 32, survivors)
+        recovery = Recovery(self.sharings[self.peers[0]], b"f" * 32, survivors, b"")
         for peer, sharing in self.sharings.items():
             assert recovery.add(peer, sharing.release(b"f" * 32, survivors), b"") == []
         assert recovery.complete

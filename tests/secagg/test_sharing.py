@@ -32,6 +32,7 @@ PEERS = sorted(KEYS)
 A, B, C, D = PEERS[:4]
 CHUNKS = 3
 SET = b"\x07" * 32
+LISTS, READY, PROPOSAL = b"the signed share lists", b"a signed Ready", b"the signed survivor set"
 FALSE = b"\xff" * 32
 Lie = Callable[["Group", ShareList], ShareList]
 quick = settings(max_examples=25, derandomize=True, deadline=None)
@@ -64,7 +65,7 @@ class Group:
         return judge.judge(author, message, sign(KEYS[author], message))
 
     def recovery(self, survivors: Collection[PeerID], by: PeerID | None = None) -> Recovery:
-        return Recovery(self.sharings[by or self.members[0]], SET, sorted(survivors))
+        return Recovery(self.sharings[by or self.members[0]], SET, sorted(survivors), PROPOSAL)
 
     def add(self, recovery: Recovery, member: PeerID, **changes: Any) -> list[Evidence]:
         """A member's release, with `changes`, is taken in."""
@@ -89,12 +90,12 @@ def group(
     sharings = {m: Sharing(m, signed, session, secrets_of(m), threshold, CHUNKS) for m in members}
     made = Group(members, sharings, signed, {}, {})
     for member in members:
-        message = sharings[member].deal()
+        message, sharings[member].ready = sharings[member].deal(), dict.fromkeys(members, READY)
         for lie in (lies or {}).get(member, ()):
             message = lie(made, message)
         if member not in left_out:
             made.dealt[member] = Dealt(sign(KEYS[member], message), message)
-    made.wrong = {member: sharings[member].accept(made.dealt) for member in members}
+    made.wrong = {member: sharings[member].accept(made.dealt, LISTS) for member in members}
     return made
 
 
@@ -278,7 +279,7 @@ def test_shares_sealed_for_another_member_or_session_do_not_open() -> None:
     }
     one, other = group(), group(last_advert={"sequence": 2})
     assert one.session != other.session
-    replayed = other.sharings[B].accept({A: one.dealt[A]})
+    replayed = other.sharings[B].accept({A: one.dealt[A]}, LISTS)
     assert replayed.keys() == {A}
 
 
@@ -366,10 +367,10 @@ def test_a_member_that_never_dealt_can_open_release_and_recover() -> None:
     g = group(4, 3)
     late = Sharing(D, g.adverts, g.session, secrets_of(D), 3, CHUNKS)
     dealt = {m: d for m, d in g.dealt.items() if m != D}
-    assert late.accept(dealt) == {}
+    assert late.accept(dealt, LISTS) == {}
     release = late.release(SET, [A, B, C])
     assert [len(share) for share in release.shares] == [SHARE_BYTES] * 3
-    recovery = Recovery(late, SET, [A, B, C])
+    recovery = Recovery(late, SET, [A, B, C], PROPOSAL)
     assert recovery.add(D, release, sign(KEYS[D], release)) == []
 
 
@@ -447,11 +448,12 @@ def test_whoever_hands_on_another_share_than_it_was_dealt_is_convicted(survives:
     survivors = [A, B, C, *([D] if survives else [])]
     recovery = g.recovery(survivors)
     honest = g.release(B, survivors).shares
-    for place, dealer in enumerate(g.members):
+    for place in range(len(g.members)):
         false = (*honest[:place], FALSE + b"\0", *honest[place + 1 :])
         (found,) = g.add(recovery, B, shares=false)
         assert (found.kind, found.against) == ("share", B)
-        assert opened(found) == [("share-list", dealer), ("release", B)]
+        assert open_signed(found.statements[0], Release).signer == B
+        assert found.statements[1:] == (READY, LISTS, PROPOSAL)
     for member in (A, C, D, g.members[4]):  # the liar's other shares were not taken, and are not needed
         assert g.add(recovery, member) == []
     assert recovery.complete

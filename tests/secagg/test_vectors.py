@@ -175,7 +175,7 @@ def test_a_whole_session_replayed_from_its_inputs(v: dict[str, Any]) -> None:
         == v["lists_digest"]
     )
     dealt = {m: Dealt(lists[m], open_signed(lists[m], ShareList).message) for m in members}
-    assert all(sharings[m].accept(dealt) == {} for m in members)
+    assert all(sharings[m].accept(dealt, b"") == {} for m in members)
     assert sharings[members[0]].differing_pairs() == []
 
     # Masked parts
@@ -210,7 +210,7 @@ def test_a_whole_session_replayed_from_its_inputs(v: dict[str, Any]) -> None:
     assert len({vote.signer for vote in votes}) == len(votes) >= v["minimum"]
 
     # Releases
-    recovery = Recovery(sharings[members[0]], final.message.survivor_set, survivors)
+    recovery = Recovery(sharings[members[0]], final.message.survivor_set, survivors, final.message.proposal)
     for m, raw in v["releases"].items():
         message = sharings[m].release(final.message.survivor_set, survivors)
         assert sign(identities[m], message).hex() == raw

@@ -10,6 +10,7 @@ from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from secagg.interface import NotYet, Tell
 from secagg.messages import Advert, FinalSet, Part, seed_commitment
+from swarm.carried import CARRIED_BYTES
 from swarm.effects import (
     Adopt,
     Apply,
@@ -17,6 +18,7 @@ from swarm.effects import (
     Effect,
     Fetch,
     Meet,
+    OwnWork,
     Phase,
     SaveDecided,
     SaveEntered,
@@ -26,7 +28,7 @@ from swarm.effects import (
     Work,
 )
 from swarm.order import DataView
-from swarm.round import CARRIED_BYTES, HELD, HELD_BYTES, Participant
+from swarm.round import HELD, HELD_BYTES, Participant
 from swarm.testing import VirtualSwarm, virtual_manifest
 from tests.verify.chain import (
     KEYS,
@@ -42,6 +44,7 @@ from tests.verify.chain import (
     said,
     void,
 )
+from verify.commitment import Committed, chunk_digests
 from verify.identity import Identity
 from verify.record import Decided, Goodbye, History, Record, Vote, void_value
 from verify.statement import domain_of, open_signed, sign
@@ -69,7 +72,10 @@ def participant(history: History, peer: PeerID = PEERS[0], **changes: object) ->
 
 
 def work(value: int = 1) -> Work:
-    return Work(np.full(64, value, np.int16), 4, 512, 10, 10, bytes(32))
+    slices = [np.full(64, value // 4 + (index < value % 4), np.int16) for index in range(4)]
+    digests = [chunk_digests(one, CHUNK) for one in slices]
+    own = OwnWork(Committed(bytes(32), digests, bytes(32)), slices.__getitem__)
+    return Work(np.full(64, value, np.int16), 4, 512, 10, 10, own)
 
 
 def kinds(effects: Iterable[Effect]) -> list[type]:
@@ -494,7 +500,7 @@ def test_what_a_vote_carries_is_bounded() -> None:
         KEYS[identity.peer_id] = identity
         machine.carry(join(history, identity.peer_id, invitation=bytes(1024)))
         del KEYS[identity.peer_id]
-    carried = machine._admissible()
+    carried = machine._carried.admissible(history)
     assert 0 < len(carried) <= 64
     assert sum(map(len, carried)) <= CARRIED_BYTES
 

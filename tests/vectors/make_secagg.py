@@ -147,6 +147,8 @@ def messages() -> list[Message]:
             mask_shares=(one, two),
             seed_shares=(two, three),
             pair_roots=(bytes(32), three),
+            threshold=2,
+            chunks=1,
         ),
         ShareLists(**named, lists=(b"signed list", b"another")),
         Ready(**named, lists=one),

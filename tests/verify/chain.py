@@ -26,6 +26,7 @@ def genesis_of(members: Sequence[PeerID], **changes: object) -> Genesis:
         "stewards": tuple(members[:1]),
         "recovery_threshold": 1,
         "suspend_after": 3,
+        "strikes": 3,
         "largest_cell": 8,
         "invited": False,
         "created": 0,
@@ -54,6 +55,7 @@ def record_after(history: History, **changes: object) -> Record:
         "heldout": 1,
         "beacon": bytes([history.round + 1]) * 32,
         "data": (),
+        "heads": tuple((peer, 0, bytes(32)) for peer in survivors),  # type: ignore[attr-defined]
         "statements": (),
     }
     return Record.model_validate(fields | changes)

@@ -158,6 +158,7 @@ def history_of(peers: list[PeerID]) -> History:
         stewards=members[:1],
         recovery_threshold=1,
         suspend_after=3,
+        strikes=3,
         largest_cell=32,
         invited=False,
         created=0,

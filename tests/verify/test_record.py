@@ -1,9 +1,12 @@
 """Round records: only what a quorum of the roster signed moves the history, and everyone reads it alike."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from tests.verify.chain import (
     KEYS,
@@ -22,10 +25,12 @@ from tests.verify.chain import (
 )
 from verify.record import (
     JOIN_LIFETIME,
+    MOST_OF_ONE,
     Decided,
     History,
     Invitation,
     Record,
+    RecordRefused,
     Vote,
     WrongRun,
     colluders,
@@ -36,7 +41,8 @@ from verify.record import (
     union_of_statements,
     void_value,
 )
-from verify.statement import sign
+from verify.standing import Judgement
+from verify.statement import domain_of, open_signed, sign
 
 
 def test_quorum_and_colluders_for_every_roster_size() -> None:
@@ -170,6 +176,7 @@ FIELDS: dict[str, object] = {
     "heldout": 9,
     "beacon": bytes([9]) * 32,
     "data": ((PEERS[0], bytes(32), 1),),
+    "heads": tuple((peer, 9, bytes(32)) for peer in PEERS[:4]),
     "statements": (b"x",),
 }
 
@@ -363,3 +370,68 @@ def test_a_minority_cannot_move_the_median_far() -> None:
 def test_the_old_roster_alone_is_a_quorum_of_any_roster_one_record_can_make(size: int) -> None:
     assert newcomers(size) == 1 or quorum(size + newcomers(size)) <= size
     assert quorum(size + newcomers(size) + 1) > size
+
+
+# -- what members find of each other -------------------------------------------------------------------------
+
+
+def judged(history: History, signer: PeerID, number: int = 0) -> bytes:
+    one = Judgement(
+        run=history.run,
+        round=history.round,
+        evidence=number.to_bytes(32, "big"),
+        kind="update",
+        against=PEERS[7],
+        holds=True,
+    )
+    return said(signer, one)
+
+
+def extended(history: History, **changes: object) -> History:
+    return history.extend(decided(history, record_after(history, **changes)))
+
+
+def test_a_record_names_the_ledger_head_of_each_survivor_and_of_nobody_else() -> None:
+    history = begin(4)
+    heads = tuple((peer, 3, bytes(32)) for peer in PEERS[:4])
+    assert extended(history, heads=heads).round == 1
+    for wrong in (heads[:3], heads[::-1], (*heads, heads[3]), (*heads[:3], (PEERS[4], 3, bytes(32)))):
+        with pytest.raises(MessageRefused):
+            extended(history, heads=wrong)
+
+
+def test_statements_stand_in_order_and_nobody_fills_a_record_alone() -> None:
+    history = begin(8)
+    many = sorted(judged(history, PEERS[0], number) for number in range(MOST_OF_ONE + 1))
+    assert extended(history, statements=tuple(many[:-1])).round == 1
+    with pytest.raises(RecordRefused, match="at most"):
+        extended(history, statements=tuple(many))
+    with pytest.raises(RecordRefused, match="in order"):
+        extended(history, statements=tuple(many[1::-1]))
+    with pytest.raises(RecordRefused, match="distinct"):
+        extended(history, statements=(many[0], many[0]))
+
+
+def test_where_not_all_fit_judgements_come_first_and_every_member_has_its_share() -> None:
+    history = begin(8)
+    flood = [judged(history, peer, number) for peer in PEERS[:7] for number in range(60)]
+    chosen = union_of_statements(history, [flood, [join(history, PEERS[9])]])
+    signers = Counter(open_signed(raw, Judgement).signer for raw in chosen if domain_of(raw) == "judgement")
+    assert signers == dict.fromkeys(PEERS[:7], MOST_OF_ONE)
+    assert join(history, PEERS[9]) in chosen
+    assert extended(history, statements=chosen).round == 1
+
+
+def test_bans_are_read_from_the_records_alone_by_whoever_comes_late() -> None:
+    """A peer that was killed, and one that was never there, know them as the members do."""
+    history, served = begin(8), list[bytes]()
+    statements = tuple(sorted(judged(history, peer) for peer in PEERS[:3]))
+    for carried in (statements, (), ()):
+        served.append(decided(history, record_after(history, statements=carried)))
+        history = history.extend(served[-1])
+    late = begin(8)
+    for raw in served:
+        late = late.extend(raw)
+    assert late.conduct == history.conduct
+    assert PEERS[7] in late.conduct.bans
+    assert late == history

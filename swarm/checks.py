@@ -1,0 +1,320 @@
+"""Spot checks as one peer takes part in them; sans-I/O.
+
+`Checks` belongs to a `Participant`. It is told of every session whose seeds came out, whether a record
+followed or not (or a cheat could void what it does not want looked at), and runs the checks that the
+lottery gives this peer. What it opens of its own is in openings.py, how it judges evidence in judging.py.
+The promise: a checker's verdict is its own finding, and an accusation is told only if its evidence holds.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from proto.canonical import Message, PeerID
+from proto.errors import MessageRefused, SwarmError
+from secagg.interface import Tell
+from secagg.messages import Evidence, FinalSet, Part, Shown
+from secagg.transcript import Transcript
+from swarm.effects import Ask, Effect, OwnWork, Recompute
+from swarm.judging import Judge, said_at
+from swarm.manifest import Manifest
+from swarm.openings import Drawn, Openings, ShownAsked, ShownRounds, looking
+from swarm.order import DataView, Order
+from verify import check as checking
+from verify.check import Check
+from verify.evidence import Rules as EvidenceRules
+from verify.lottery import Draw, draw_checks, draw_sums, session_beacon
+from verify.record import History
+from verify.standing import Ban, Judgement, Verdict
+from verify.statement import domain_of, open_signed
+
+KEPT = 2
+"""Sessions that can still be checked: the next draws begin while the last ones end."""
+
+
+class PeerBanned(SwarmError):
+    """This peer's key is banned from its run."""
+
+    exit_code = 1
+
+    def __init__(self, ban: Ban) -> None:
+        super().__init__(
+            f"this key is banned from the run since record {ban.round}, for {ban.reason} (evidence "
+            f"{ban.evidence.hex()}, which `swarm-audit evidence` reads). If you did not cheat, check this "
+            "machine's memory and that its torch is the pinned one; a banned key cannot come back"
+        )
+
+
+@dataclass
+class Running:
+    """A check under way, and the record at which it asked its last question."""
+
+    drawn: Drawn
+    check: Check
+    asked: int
+
+
+@dataclass
+class SumCheck:
+    """Survivors' masked integers of one chunk, until all have come."""
+
+    drawn: Drawn
+    chunk: int
+    shown: dict[PeerID, tuple[bytes, Shown]] = field(default_factory=dict)
+
+
+class Checks:
+    """One peer's part in checks. `sign` signs as `me`; `evidence` is what sessions and agreements add to.
+
+    `open_text(indices)`: encoded openings of own sequences, for own data. `recall(name)`: saved evidence.
+    `shown`: rounds of own text that checkers have seen.
+    """
+
+    def __init__(
+        self,
+        me: PeerID,
+        manifest: Manifest,
+        shared: DataView,
+        sign: Callable[[Message], bytes],
+        rules: EvidenceRules,
+        evidence: list[Evidence],
+        open_text: Callable[[Sequence[int]], list[bytes]],
+        recall: Callable[[bytes], bytes | None],
+        shown: ShownRounds,
+    ) -> None:
+        self._me, self._manifest, self._sign, self._evidence = me, manifest, sign, evidence
+        verification = manifest.verification
+        self._rules = checking.Rules(verification.tolerance, verification.chunk_fraction)
+        self._keys = itertools.count()
+        self._drawn: dict[bytes, Drawn] = {}
+        self._running: dict[int, Running] = {}
+        self._summing: dict[int, tuple[SumCheck, PeerID, int]] = {}
+        self._heard: set[tuple[bytes, PeerID]] = set()  # verdicts of drawn checkers, by session and checked
+        self._looked: set[tuple[bytes, PeerID]] = set()  # what this peer has begun to look at
+        self._judge = Judge(me, manifest, shared, sign, rules, recall, self._keys)
+        self._openings = Openings(
+            me, manifest, sign, self._drawn, self._order_of, self._judge.evidence, open_text, shown
+        )
+
+    @property
+    def spent(self) -> bool:
+        """Whether no more rounds of this peer's own text may be shown."""
+        return self._openings.spent
+
+    # -- what the round tells -------------------------------------------------------------------------
+
+    def drawn(
+        self, transcript: Transcript, history: History, attempt: int, work: OwnWork | None
+    ) -> list[Effect]:
+        """A session's seeds are out: begin the checks that fall to this peer. `history`: before its round."""
+        verification = self._manifest.verification
+        beacon = session_beacon(transcript.session, transcript.agreed.digest(), transcript.beacon)
+        weights = {peer: transcript.adverts[peer][1].weight for peer in transcript.survivors}
+        fraction, rate = verification.chunk_fraction, verification.rate
+        checks = draw_checks(beacon, weights, transcript.chunks, rate, fraction)
+        effects: list[Effect] = []
+        for before in list(self._drawn.values())[-1:]:
+            effects += self._draw_late(before, beacon, history)
+        now = self._drawn[transcript.session] = Drawn(transcript, history, attempt, work, checks)
+        while len(self._drawn) > KEPT:
+            effects += self._close(next(iter(self._drawn)), history)
+        for draw in now.checks:
+            if draw.checkers[:1] == (self._me,):
+                effects += self._begin(now, draw, history)
+        return effects
+
+    def _draw_late(self, before: Drawn, beacon: bytes, history: History) -> list[Effect]:
+        """Of the session before: the checks whose checker said nothing, and the sums."""
+        kept, effects = before.transcript, list[Effect]()
+        for draw in before.checks:
+            unheard = (kept.session, draw.checked) not in self._heard
+            if unheard and draw.checkers[1:2] == (self._me,):
+                effects += self._begin(before, draw, history)
+        self._draw_sums(before, beacon)
+        for draw in before.sums:
+            if draw.checkers[:1] == (self._me,):
+                effects += self._begin_sum(before, draw)
+        return effects
+
+    def _draw_sums(self, before: Drawn, beacon: bytes) -> None:
+        kept = before.transcript
+        owners = {part: (owner, kept.cut.chunks_of(part)) for part, owner in kept.owners.items()}
+        before.sums = draw_sums(beacon, owners, kept.survivors, self._manifest.verification.rate)
+
+    def _close(self, session: bytes, history: History) -> list[Effect]:
+        """A session is no longer open: who was asked and has not answered all this time is silent."""
+        self._drawn.pop(session)
+        self._heard = {heard for heard in self._heard if heard[0] in self._drawn}
+        self._looked = {looked for looked in self._looked if looked[0] in self._drawn}
+        effects: list[Effect] = []
+        for key, running in list(self._running.items()):
+            if running.drawn.transcript.session == session:
+                silent = running.check.waiting and history.round > running.asked
+                found = checking.Found("silent" if silent else "unclear", bytes(32))
+                effects += self._found(key, found, history)
+        return effects
+
+    def moved(self, history: History) -> list[Effect]:
+        """A record is final. Its beacon draws the sums of the last session, whoever was in its own."""
+        last = history.last
+        if last is not None and last.session not in self._drawn and self._drawn:
+            self._draw_sums(next(reversed(self._drawn.values())), last.beacon)
+        return self._judge.moved(history)
+
+    def bring(self, history: History) -> list[Effect]:
+        """Make judgements of evidence that came up since, for all members."""
+        return self._judge.bring(self._evidence, history)
+
+    def heard(self, raw: bytes, history: History) -> list[Effect]:
+        """A member's verdict or judgement, admissible by the history."""
+        if domain_of(raw) == Judgement.DOMAIN:
+            return self._judge.heard(raw, history)
+        signed = open_signed(raw, Verdict)
+        said, drawn = signed.message, self._drawn.get(signed.message.session)
+        for draw in drawn.checks if drawn is not None else ():
+            if draw.checked == said.checked and signed.signer in draw.checkers[: looking(history)]:
+                self._heard.add((said.session, draw.checked))
+                first = signed.signer == draw.checkers[0]
+                if drawn is not None and first and said.outcome == "silent":
+                    return self._look_too(drawn, draw, history)
+        return []
+
+    def _look_too(self, drawn: Drawn, draw: Draw, history: History) -> list[Effect]:
+        """The first checker got no answer: the next ones ask as well, so that more than c can say so."""
+        mine = self._me in draw.checkers[1 : looking(history)]
+        return self._begin(drawn, draw, history) if mine else []
+
+    # -- questions and answers --------------------------------------------------------------------------
+
+    def answer(self, sender: PeerID, raw: bytes) -> list[bytes]:
+        """What this peer opens to `sender`, statements in order. Raises MessageRefused."""
+        return self._openings.answer(sender, raw)
+
+    def answered(self, key: int, raws: Sequence[bytes] | None, history: History) -> list[Effect]:
+        """The answer to an `Ask`; None: there was none."""
+        if key in self._running:
+            return self._from_check(key, self._running[key].check.answered(raws), history)
+        if key in self._summing:
+            return self._on_shown(*self._summing.pop(key), raws, history)
+        return self._judge.answered(key, raws, history) or []
+
+    def recomputed(
+        self, key: int, encoded: np.ndarray | None, text_held: bool, history: History
+    ) -> list[Effect]:
+        """The answer to a `Recompute`: integers [size], or None; `text_held`: it was the drawn text."""
+        if key in self._running:
+            return self._from_check(key, self._running[key].check.computed(encoded, text_held), history)
+        return self._judge.recomputed(key, encoded, history) or []
+
+    # -- checks ---------------------------------------------------------------------------------------
+
+    def _begin(self, drawn: Drawn, draw: Draw, history: History) -> list[Effect]:
+        name = (drawn.transcript.session, draw.checked)
+        if name in self._looked:
+            return []
+        self._looked.add(name)
+        order = self._order_of(drawn, draw.checked)
+        own = self._manifest.data.mode == "own"
+        check = Check(draw, drawn.transcript, order.digest(), own, self._rules, self._sign)
+        key = next(self._keys)
+        self._running[key] = Running(drawn, check, history.round)
+        return self._from_check(key, check.start(), history)
+
+    def _from_check(self, key: int, effects: Iterable[checking.Effect], history: History) -> list[Effect]:
+        given: list[Effect] = []
+        for effect in effects:
+            match effect:
+                case checking.Ask(to, raw):
+                    self._running[key].asked = history.round
+                    given.append(Ask(key, to, raw))
+                case checking.Compute(text):
+                    given.append(self._recompute(key, text))
+                case checking.Found():
+                    given += self._found(key, effect, history)
+        return given
+
+    def _recompute(self, key: int, text: tuple[bytes, ...] | None) -> Effect:
+        drawn, draw = self._running[key].drawn, self._running[key].check.draw
+        advert = drawn.transcript.adverts[draw.checked][1]
+        view = DataView(advert.data_count, advert.data_root)
+        return Recompute(key, self._order_of(drawn, draw.checked), draw.what, text, view)
+
+    def _found(self, key: int, found: checking.Found, history: History) -> list[Effect]:
+        running, outcome, told = self._running.pop(key), found.outcome, list[Effect]()
+        if found.evidence is not None:
+            accused = self._judge.accuse(found.evidence, history)
+            if accused is None:  # signed nonsense that convicts nobody is no answer
+                outcome = "silent"
+            told = accused or []
+        checked, session = running.check.draw.checked, running.drawn.transcript.session
+        return [*told, *self._verdict(session, checked, outcome, found.result, history)]
+
+    def _verdict(
+        self, session: bytes, checked: PeerID, outcome: str, result: bytes, history: History
+    ) -> list[Effect]:
+        verdict = Verdict(
+            run=history.run,
+            round=said_at(history, self._me),
+            session=session,
+            checked=checked,
+            outcome=outcome,  # type: ignore[arg-type]
+            result=result,
+        )
+        raw = self._sign(verdict)
+        return [Tell(peer, raw) for peer in history.members]  # to itself too: it carries what all do
+
+    def _order_of(self, drawn: Drawn, peer: PeerID) -> Order:
+        return self._judge.order(drawn.history, drawn.attempt, peer, drawn.transcript.adverts[peer][1])
+
+    # -- sums -----------------------------------------------------------------------------------------
+
+    def _begin_sum(self, drawn: Drawn, draw: Draw) -> list[Effect]:
+        kept, chunk = drawn.transcript, draw.chunks[0]
+        if draw.what not in kept.sums:
+            return []  # it was never published: nothing was claimed
+        check = SumCheck(drawn, chunk)
+        if self._me in kept.survivors:
+            own = kept.shown(chunk)
+            check.shown[self._me] = (self._sign(own), own)
+        return [self._ask_shown(check, peer, 1) for peer in kept.survivors if peer != self._me]
+
+    def _ask_shown(self, check: SumCheck, peer: PeerID, tries: int) -> Effect:
+        key = next(self._keys)
+        self._summing[key] = (check, peer, tries)
+        asked = ShownAsked(session=check.drawn.transcript.session, chunk=check.chunk)
+        return Ask(key, peer, self._sign(asked))
+
+    def _on_shown(
+        self, check: SumCheck, sender: PeerID, tries: int, raws: Sequence[bytes] | None, history: History
+    ) -> list[Effect]:
+        kept = check.drawn.transcript
+        try:
+            check.shown[sender] = self._read_shown(check, sender, raws or ())
+        except MessageRefused:  # it may be a step behind
+            if tries < checking.TRIES:
+                return [self._ask_shown(check, sender, tries + 1)]
+            return self._verdict(kept.session, sender, "silent", bytes(32), history)
+        messages = {peer: message for peer, (_, message) in check.shown.items()}
+        if messages.keys() < set(kept.survivors) or kept.check_sum(check.chunk, messages):
+            return []
+        proposal = open_signed(kept.final_set, FinalSet).message.proposal
+        shown = {peer: raw for peer, (raw, _) in check.shown.items()}
+        return self._judge.accuse(kept.false_sum(check.chunk, shown, proposal), history) or []
+
+    def _read_shown(self, check: SumCheck, sender: PeerID, raws: Sequence[bytes]) -> tuple[bytes, Shown]:
+        if len(raws) != 1:
+            raise MessageRefused(f"shown: {len(raws)} statements of {sender}, not one")
+        signed, kept = open_signed(raws[0], Shown), check.drawn.transcript
+        if (signed.signer, signed.message.session, signed.message.chunk) != (
+            sender,
+            kept.session,
+            check.chunk,
+        ):
+            raise MessageRefused(f"shown: {sender} answered with another chunk")
+        header = open_signed(signed.message.header, Part)
+        if header.signer != sender or header.message.session != kept.session:
+            raise MessageRefused(f"shown: {sender} shows a header of another")
+        kept.check_shown(sender, signed.message, header.message)
+        return raws[0], signed.message
