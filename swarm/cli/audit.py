@@ -540,6 +540,9 @@ def replay(
     round_: Annotated[int, typer.Argument(metavar="ROUND", min=1)],
     run: RunId,
     ledgers: Ledgers = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="PATH", help="The run's text, if it is a file.")
+    ] = None,
     json: Json = False,
     log_level: LogLevel = "info",
     state_dir: StateDir = DEFAULT_STATE_DIR,
@@ -548,25 +551,53 @@ def replay(
 ) -> None:
     """Execute a round's orders again, where its snapshot is at hand; else say what is missing here.
 
-    Snapshots are looked for in --state-dir: a peer keeps the last few, one with --archive all.
+    Snapshots are looked for in --state-dir: a peer keeps the last few. Exit code 0: the record's own snapshot
+    follows, bit for bit; 2: something is missing, or this machine rounds in another way than the swarm's.
     """
     _start_log(state_dir, log_level)
     run_id = common.parse_run(run)
     with opened(ledgers or [str(state_dir)], run_id) as sources:
         found = _round(run_id, sources, round_)
     replays, missing = replays_of(found, run_id, state_dir)
+    follows = None if missing else _follows(replays, data)
+    agreed = follows is not None and found.record is not None and follows == found.record.snapshot
     if json:
         orders = [
             {"peer_id": one.peer, "order": one.order.digest().hex(), "weight": one.weight} for one in replays
         ]
-        common.say_json(run_id=run_id.hex(), round=round_, orders=orders, missing=missing)
+        snapshot = None if follows is None else follows.hex()
+        common.say_json(
+            run_id=run_id.hex(),
+            round=round_,
+            orders=orders,
+            missing=missing,
+            snapshot=snapshot,
+            agreed=agreed,
+        )
     else:
         for one in replays:
             print(f"{one.peer}  weight {one.weight}")
             print(f"  order {one.order.digest().hex()}")
-        _print(line for text in (f"missing: {what}" for what in missing) for line in view.wrapped(text))
-    if missing:
+        said = [f"missing: {what}" for what in missing]
+        if follows is not None:
+            said.append(
+                f"computed again: the record's snapshot follows, bit for bit ({follows.hex()})"
+                if agreed
+                else f"computed again: {follows.hex()} follows here, not the record's snapshot; a machine "
+                "that rounds in another way than the swarm's gives another one too"
+            )
+        _print(line for text in said for line in view.wrapped(text))
+    if not agreed:
         sys.exit(CannotReplay.exit_code)
+
+
+def _follows(replays: list[Replay], data: Path | None) -> bytes | None:
+    """The hash of the snapshot that the orders lead to."""
+    from swarm.reexecution import replay_orders  # imports torch
+
+    one = replays[0]
+    orders = [(replay.order, replay.weight) for replay in replays]
+    return replay_orders(orders, one.manifest, one.state_dir / "runs" / one.run.hex(), data)
 
 
 def replays_of(found: RoundView, run: bytes, state_dir: Path) -> tuple[list[Replay], list[str]]:
@@ -581,6 +612,8 @@ def replays_of(found: RoundView, run: bytes, state_dir: Path) -> tuple[list[Repl
     snapshot = state_dir / "runs" / run.hex() / "snapshots" / f"{before.snapshot.hex()}.snapshot"
     if not snapshot.exists():
         missing.append(f"the snapshot before the round, {snapshot}: ask a peer that archives them")
+    if importlib.util.find_spec("torch") is None:
+        missing.append("an installation that trains: pip install 'edgeswarm[peer]'")
     manifest, replays = parse_manifest(before.genesis.manifest), list[Replay]()
     for peer_id in record.survivors if session is not None else ():
         assert session is not None

@@ -42,7 +42,7 @@ def read(case: PortableEvidence, rules: Rules) -> str:
 
 def test_evidence_of_whatever_form_is_read_or_refused() -> None:
     mutator = Mutator("evidence form", [evidence_of(name).encode() for name in ("seed", "two votes", "sum")])
-    try_all(canonical(PortableEvidence.parse), mutator.inputs(20_000)).check(various=15)
+    try_all(canonical(PortableEvidence.parse), mutator.inputs(15_000)).check(various=15)
 
 
 @pytest.mark.parametrize("name", ALL)

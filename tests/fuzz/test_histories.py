@@ -29,7 +29,7 @@ def follow(raw: bytes) -> None:
 def test_an_outcome_that_all_may_sign_is_followed_or_refused_by_name() -> None:
     """Even a quorum, and the stewards, that sign nonsense can lead nobody out of the rules."""
     mutator = Mutator("outcomes", seeds.outcomes(HISTORY), KEYS)
-    try_all(follow, mutator.inputs(12_000)).check(various=25, taken=5)
+    try_all(follow, mutator.inputs(8_000)).check(various=25, taken=5)
 
 
 def test_a_record_that_a_quorum_certified_is_followed_or_refused_by_name() -> None:
@@ -66,7 +66,7 @@ def test_a_statement_for_a_record_has_a_subject_or_is_refused() -> None:
         assert all(isinstance(part, str) for part in subject)
         assert subject[1] in KEYS
 
-    try_all(about, mutator.inputs(12_000)).check(various=25, taken=100)
+    try_all(about, mutator.inputs(8_000)).check(various=25, taken=100)
 
 
 def test_whatever_is_taken_in_can_be_carried_by_a_record() -> None:

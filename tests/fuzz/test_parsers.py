@@ -49,7 +49,7 @@ def test_there_are_messages_of_all_packages_to_try() -> None:
 
 def test_plain_cbor_is_read_or_refused() -> None:
     raws = [raw for kind in CLASSES for raw in examples(kind)[:2]]
-    try_all(plain_cbor, Mutator("cbor", raws).inputs(40_000)).check(various=12)
+    try_all(plain_cbor, Mutator("cbor", raws).inputs(30_000)).check(various=12)
 
 
 def signed_examples(kind: type[Message]) -> list[bytes]:
@@ -68,7 +68,7 @@ def test_a_statement_is_opened_as_it_was_signed_or_refused() -> None:
                 assert kind.parse(signed.message.encode()) == signed.message
                 assert signed.signer in KEYS
 
-            try_all(opened, mutator.inputs(400)).check(various=10)
+            try_all(opened, mutator.inputs(250)).check(various=10)
 
 
 def test_a_statements_domain_is_read_or_refused() -> None:
@@ -151,7 +151,7 @@ def test_a_checkpoint_that_is_read_was_signed() -> None:
     def signed(text: str) -> None:
         assert read_checkpoint(text, PEERS[0]) in authentic
 
-    try_all(text_of(signed), Mutator("signed checkpoint", seeds.notes()).inputs(30_000)).check(various=9)
+    try_all(text_of(signed), Mutator("signed checkpoint", seeds.notes()).inputs(20_000)).check(various=9)
 
 
 def test_a_cosignature_that_is_read_was_made() -> None:
@@ -162,7 +162,7 @@ def test_a_cosignature_that_is_read_was_made() -> None:
         assert set(found) <= set(PEERS[1:4])
         assert set(found.values()) <= times
 
-    try_all(text_of(cosigned), Mutator("cosigned", seeds.notes()).inputs(30_000)).check(various=8)
+    try_all(text_of(cosigned), Mutator("cosigned", seeds.notes()).inputs(20_000)).check(various=8)
 
 
 def test_an_entry_of_a_ledger_is_read_or_refused() -> None:
@@ -316,4 +316,4 @@ def test_an_opened_sequence_was_committed_to_or_is_refused() -> None:
         assert np.array_equal(ids, text[opening.index])
 
     mutator = Mutator("sequence", own.open_all(range(7)))
-    try_all(opened, mutator.inputs(50_000)).check(various=15)
+    try_all(opened, mutator.inputs(30_000)).check(various=15)

@@ -14,7 +14,7 @@ from swarm.data import load_dataset
 from swarm.genesis import found
 from swarm.manifest import parse_manifest
 from swarm.order import DataView, draw_order
-from swarm.reexecution import NotAtHand, compute_again
+from swarm.reexecution import NotAtHand, compute_again, replay_orders
 from verify.check import convicts
 from verify.commitment import ChunkOpening
 from verify.identity import Identity
@@ -73,6 +73,8 @@ def test_what_was_computed_is_found_again_and_what_was_not_is_found_out(tmp_path
         again = compute_again(read, order, manifest, run_dir, text)
         assert np.array_equal(again, encoded)
         assert convicts(farthest(read, again, CHUNK), manifest.verification.tolerance) is holds
+    following = replay_orders([(order, 1)], manifest, run_dir, text)
+    assert following == replay_orders([(order, 1)], manifest, run_dir, text) != history.snapshot
     for snapshot in (run_dir / "snapshots").iterdir():
         snapshot.unlink()
     with pytest.raises(NotAtHand, match="ask a peer that keeps it"):
