@@ -36,7 +36,7 @@ RATE = 0.5
 LAG = 2
 """Records from a caught lie to the ban: checks run beside the next round, its record has the judgements."""
 RECOVER = 20
-"""Rounds after the last ban, before the loss is taken."""
+"""Rounds after the last ban, before the loss is taken; as many again where it is not yet what it must be."""
 UNSEEN_ROUNDS = 40
 """Rounds of a run in which no check sees anything."""
 QUICK = ("sign_flip", "scale", "zeros", "hidden_slice")
@@ -154,8 +154,16 @@ def attacked(
     def over() -> bool:
         done = len(swarm.path) - 1
         if not ends and set(liars) <= set(swarm.bans()):
-            ends.append(min(done + recover, manifest.run.rounds))
-        return done >= (ends[0] if ends else manifest.run.rounds)
+            ends.append(done + recover)
+        if done >= manifest.run.rounds:
+            return True
+        if not ends or done < ends[-1]:
+            return False
+        healed = swarm.losses([done])[0] <= clean[done] * (1 + GOALS["loss_after_ban_gap"][1])
+        if not healed and len(ends) == 1 and within is not None:
+            ends.append(done + recover)
+            return False
+        return True
 
     swarm.run(until=over)
     done, bans = len(swarm.path) - 1, swarm.bans()
@@ -348,7 +356,7 @@ def notes() -> tuple[str, ...]:
         f"A peer is checked with the chance {RATE} a round. 99 %: the records within which the odds have all "
         f"liars banned, {LAG} of them for the way from a check to a record; liars do not accuse each other.",
         "banned: the record that bans the last liar. gap: held-out loss over that of a run without liars, "
-        f"same round, {RECOVER} rounds after the ban (quick: 8), or at the run's end where nobody is banned.",
+        f"same round, {RECOVER} rounds after the ban (quick: 8), or twice that where it takes longer.",
         "no checks: held-out loss after as many rounds of plain averaging.",
         "unseen: no check can see it; it is in no figure but its own.",
     )

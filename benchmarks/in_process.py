@@ -84,7 +84,7 @@ def fresh_secrets() -> Secrets:
     return Secrets.fresh(partial(os.urandom, 32))
 
 
-def advert_of(secrets: Secrets, round_: int, secure: bool) -> Advert:
+def advert_of(secrets: Secrets, round_: int, secure: bool, commitment: bytes = bytes(32)) -> Advert:
     """What a member brings to round `round_`."""
     return Advert(
         run=RUN,
@@ -95,7 +95,7 @@ def advert_of(secrets: Secrets, round_: int, secure: bool) -> Advert:
         sequence=1,
         weight=SLICES,
         tokens=0,
-        commitment=bytes(32),
+        commitment=commitment,
         seed_commitment=seed_commitment(secrets.seed),
         loss=0,
         heldout=0,
@@ -213,6 +213,7 @@ class InProcess:
 
     `bits`: of the ring. `dropped`: so many members leave when the masking has begun, and send no part;
     before that they dealt shares and signed that they are ready. `watch`: learns what the time goes into.
+    `first`: the first member's update and what it commits to, in place of made-up ones.
     """
 
     def __init__(
@@ -224,7 +225,9 @@ class InProcess:
         secure: bool = True,
         dropped: int = 0,
         watch: Stopwatch | None = None,
+        first: tuple[np.ndarray, bytes] | None = None,
     ) -> None:
+        self.first, self.sessions = first, dict[PeerID, Session]()
         self.members, self.size, self.secure = members, size, secure
         self.ring = ring_of(members, bits)
         self.identities = {one.peer_id: one for one in map(identity_of, range(members))}
@@ -263,6 +266,8 @@ class InProcess:
                 raise RoundFailed(f"{peer}'s sum is not that of the {len(survivors)} survivors")
 
     def _update(self, peer: PeerID) -> np.ndarray:
+        if self.first is not None and peer == self.peers[0]:
+            return self.first[0].copy()
         return update_of(self._places[peer], self.size, self.ring)
 
     def _meet(self, updates: dict[PeerID, np.ndarray]) -> dict[PeerID, Session]:
@@ -272,9 +277,11 @@ class InProcess:
         with self.watch.measure("meet"):
             for peer, identity in self.identities.items():
                 secrets[peer] = fresh_secrets()
-                advert = advert_of(secrets[peer], self._round, self.secure)
+                given = self.first if peer == self.peers[0] else None
+                commitment = bytes(32) if given is None else given[1]
+                advert = advert_of(secrets[peer], self._round, self.secure, commitment)
                 adverts[peer] = own_sign(identity, self.watch)(advert)
-            sessions = {}
+            sessions = self.sessions = {}
             for peer in self.peers:
                 check = own_check(self.watch)
                 sessions[peer] = Session(

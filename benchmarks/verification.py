@@ -1,4 +1,4 @@
-"""What verification costs: signed statements that an audit checks a second, on one core."""
+"""What verification costs: an audit's statements a second on one core; commitments and checks in a round."""
 
 import multiprocessing
 import resource
@@ -7,14 +7,33 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from benchmarks.check_cost import (
+    SIZE_125M,
+    WINDOW,
+    check_seconds,
+    commit_seconds,
+    slice_seconds,
+)
+from benchmarks.in_process import SLICES
 from benchmarks.report import Report, Row, command_line, progress
 from benchmarks.synthetic_ledger import SyntheticRun
 from swarm.cli.audit_sources import audit_rules
+from swarm.manifest import parse_manifest
 from verify.audit import Source, audit
 from verify.ledger import Ledger
 
 PEERS = 8
-GOALS = {"statements_per_second": (">=", 5000.0)}
+GOALS = {
+    "statements_per_second": (">=", 5000.0),
+    "share_of_round": ("<=", 0.06),
+    "commit_share_125M": ("<=", 0.03),
+}
+CHECK_NOTES = (
+    "share_of_round: committing, and with the default rate of 0.2 one check as checker and one as checked, "
+    "over the training of an order (4 slices of the tiny preset), which is less than a round; one thread.",
+    f"commit_share_125M: hashing, keeping and committing to 4 slices of {SIZE_125M:,} integers of 16 bits, "
+    f"over the default window of {WINDOW:g} s. Bytes of a check: opened_bytes.",
+)
 
 
 def measure(quick: bool) -> Report:
@@ -38,7 +57,29 @@ def measure(quick: bool) -> Report:
         "A statement that comes several times (a verdict in each vote) counts once.",
     )
     figures = {"statements_per_second": row.median, "audit_memory_mib": memory}
-    return Report("verification", figures, GOALS, (row,), notes)
+    progress("one slice, one commitment, one check")
+    figures |= _check_figures()
+    if not quick:
+        progress("a commitment at 125 M parameters")
+        figures["commit_seconds_125M"] = commit_seconds(SIZE_125M)
+        figures["commit_share_125M"] = figures["commit_seconds_125M"] / WINDOW
+    return Report("verification", figures, GOALS, (row,), notes + CHECK_NOTES)
+
+
+def _check_figures() -> dict[str, float]:
+    slice_, size = slice_seconds()
+    opening, looking, opened, committing = check_seconds(size)
+    rate = parse_manifest(b"").verification.rate
+    spent = committing + rate * (slice_ + opening + looking)
+    return {
+        "slice_seconds": slice_,
+        "commit_seconds": committing,
+        "opening_seconds": opening,
+        "looking_seconds": looking,
+        "opened_bytes": float(opened),
+        "share_of_compute": rate / SLICES,
+        "share_of_round": spent / (SLICES * slice_),
+    }
 
 
 def _audited(folder: str, run: bytes, author: str) -> tuple[int, float, float]:

@@ -11,11 +11,15 @@ class SwarmError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        # Some of the text is what a peer sent: it must not steer a terminal, or a log's reader.
-        return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in super().__str__())
+        return shown(super().__str__())
 
 
 class MessageRefused(SwarmError):
     """Bytes from outside that are not what they must be. Nothing was changed by them."""
 
     exit_code = 1
+
+
+def shown(text: str) -> str:
+    """Text in which some may be what a peer sent, so that it steers no terminal; lines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)

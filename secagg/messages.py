@@ -42,7 +42,7 @@ MAX_VOTE = 32_768
 """Bytes of a signed set vote: one from every member, with a proposal, must fit into a final set."""
 
 Hashes = Annotated[tuple[Digest, ...], Field(max_length=30_000), FailFast()]
-MAX_CHUNKS = 1 << 20
+MAX_CHUNKS = 1 << 16
 """Chunks of the longest vector: whoever checks a pair's root computes that many keys."""
 MAX_CHUNK_BYTES = 1 << 18
 SHARE_BYTES = 33

@@ -362,11 +362,14 @@ def _parse(certificate: bytes) -> x509.Certificate:
             f"a certificate of {len(certificate)} bytes; the largest is {MAX_CERTIFICATE}"
         )
     try:
-        if not certificate.startswith(b"-----BEGIN"):
-            return x509.load_der_x509_certificate(certificate)
-        (parsed,) = x509.load_pem_x509_certificates(certificate)
+        if certificate.startswith(b"-----BEGIN"):
+            (parsed,) = x509.load_pem_x509_certificates(certificate)
+        else:
+            parsed = x509.load_der_x509_certificate(certificate)
     except (ValueError, x509.InvalidVersion) as error:
         raise CertificateRefused(f"not one certificate in PEM or DER ({str(error)[:100]})") from None
+    if parsed.serial_number <= 0:
+        raise CertificateRefused("the certificate's serial number is not positive (RFC 5280)")
     return parsed
 
 

@@ -38,7 +38,7 @@ from pydantic import Field, model_validator
 
 from proto import merkle
 from proto.canonical import Digest, Message, PeerID
-from proto.errors import MessageRefused, SwarmError
+from proto.errors import MessageRefused, SwarmError, shown
 
 INLINE = 49_152
 """Bytes of the largest content that is part of its entry; with all else the entry fits 65,535 bytes."""
@@ -248,7 +248,7 @@ class Ledger:
         match self._read(sql, values):
             case []:
                 return None
-            case [(int(number),)] if number < self._size:
+            case [(int(number),)] if 0 <= number < self._size:
                 entry = Entry.parse(self.entries(number, 1)[0])
                 return self.large(entry.sha256) if entry.content is None else entry.content
         self._fail(f"the index of the newest entry of kind {kind} is wrong")
@@ -264,7 +264,10 @@ class Ledger:
 
     def large_digests(self) -> list[bytes]:
         """The hashes of the large contents that are kept, oldest first."""
-        return [digest for (digest,) in self._read("select digest from large order by id", ())]
+        digests = [digest for (digest,) in self._read("select digest from large order by id", ())]
+        if any(type(digest) is not bytes or len(digest) != merkle.HASH_BYTES for digest in digests):
+            self._fail("the name of a large content is no hash")
+        return digests
 
     def large_piece(self, digest: bytes, index: int) -> bytes:
         """Piece `index` (PIECE bytes, the last one fewer) of a large content. Raises NotInLedger."""
@@ -319,9 +322,9 @@ class Ledger:
                 for finding in part():
                     if len(found) == MOST_FINDINGS:
                         return [*found, "and more"]
-                    found.append(finding)
+                    found.append(shown(finding))
             except _DAMAGE as error:
-                found.append(f"the file is damaged: {error}")
+                found.append(shown(f"the file is damaged: {error}"))
         return found
 
     def _check_entries(self) -> Iterator[str]:
@@ -367,8 +370,10 @@ class Ledger:
 
     def _check_large(self) -> Iterator[str]:
         for digest, content in self._db.execute("select digest, content from large order by id"):
-            if type(content) is not bytes or hashlib.sha256(content).digest() != digest:
-                yield f"large content {bytes(digest).hex()} does not have its hash"
+            if type(digest) is not bytes:  # of an integer, `bytes` would be so many zeros
+                yield f"large content {str(digest)[:64]} has a name that is no hash"
+            elif type(content) is not bytes or hashlib.sha256(content).digest() != digest:
+                yield f"large content {digest.hex()[:64]} does not have its hash"
 
     def _check_file(self) -> Iterator[str]:
         for (answer,) in self._db.execute("pragma integrity_check(4)"):

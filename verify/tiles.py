@@ -24,7 +24,7 @@ from pathlib import Path
 
 from proto import merkle
 from proto.canonical import PeerID
-from proto.errors import MessageRefused, SwarmError
+from proto.errors import MessageRefused, SwarmError, shown
 from verify.checkpoint import MAX_NOTE, Checkpoint, CheckpointRefused, parse_checkpoint, read_checkpoint
 from verify.ledger import LARGEST, MOST_FINDINGS, Ledger, NotInLedger
 
@@ -209,7 +209,7 @@ class ExportedLedger:
         for finding in self._findings():
             if len(found) == MOST_FINDINGS:
                 return [*found, "and more"]
-            found.append(finding)
+            found.append(shown(finding))
         return found
 
     def _read_anew(self) -> None:

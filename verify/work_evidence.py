@@ -164,6 +164,8 @@ def _integers(
     chunk: ChunkOpening, opening: SliceOpening, rules: Rules, elements: int | None = None
 ) -> np.ndarray:
     count = len(chunk.data) // rules.dtype.itemsize if elements is None else elements
+    if not 0 < count <= rules.chunk:
+        raise EvidenceRefused(f"chunk-opening: {count} elements, a chunk has at most {rules.chunk}")
     return check_chunk(chunk, opening.roots, len(opening.leaves), count, rules.dtype)
 
 

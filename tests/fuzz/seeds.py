@@ -28,7 +28,7 @@ from tests.fuzz.mutate import Mutator
 from tests.verify import chain
 from tests.verify.chain import KEYS, PEERS
 from verify.checkpoint import Checkpoint, cosign, note_body, origin_of, write_checkpoint
-from verify.identity import Identity, certificate_der, make_certificate, public_key_bytes
+from verify.identity import Identity, public_key_bytes
 from verify.ledger import Entry
 from verify.record import Goodbye, History
 from verify.standing import Judgement, Verdict
@@ -116,12 +116,6 @@ def _bounds(metadata: Any) -> dict[str, Any]:
 # -- signed things ----------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def certificate() -> bytes:
-    """The DER of the first peer's certificate; a new one each time, so tests of it do not count on bytes."""
-    return certificate_der(make_certificate(KEYS[PEERS[0]]).certificate_pem)
-
-
 P256 = ec.derive_private_key(12_345, ec.SECP256R1())
 VOUCHED = x509.ObjectIdentifier("1.3.6.1.4.1.53594.1.1")
 KNOWN = [vars(ExtensionOID)[name] for name in sorted(vars(ExtensionOID)) if name.isupper()]
@@ -137,12 +131,36 @@ def peers_word(identity: Identity) -> bytes:
     return bytes.fromhex("30680424") + key + bytes.fromhex("0440") + signature
 
 
+@lru_cache(maxsize=1)
+def certificate() -> bytes:
+    """The DER of the first peer's certificate, the same each time."""
+    usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
+    builder = _builder(7).add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(usage, critical=True)
+    word = x509.UnrecognizedExtension(VOUCHED, peers_word(KEYS[PEERS[0]]))
+    return _signed(builder.add_extension(word, critical=False), hashes.SHA256())
+
+
+def certificate_pem() -> bytes:
+    """The same as PEM."""
+    return x509.load_der_x509_certificate(certificate()).public_bytes(serialization.Encoding.PEM)
+
+
+def _builder(serial: int) -> x509.CertificateBuilder:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "peer")])
+    builder = x509.CertificateBuilder(name, name, P256.public_key(), serial)
+    return builder.not_valid_before(datetime(1975, 1, 1)).not_valid_after(datetime(9999, 12, 31))
+
+
+def _signed(builder: x509.CertificateBuilder, kind: hashes.SHA256 | hashes.SHA384) -> bytes:
+    made = builder.sign(P256, kind, ecdsa_deterministic=True)
+    return made.public_bytes(serialization.Encoding.DER)
+
+
 def odd_certificate(mutator: Mutator, identity: Identity) -> bytes:
     """A certificate that P256 signed, mostly with a peer's true word, and with extensions that may be odd."""
     choose = mutator.random
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "peer")])
-    builder = x509.CertificateBuilder(name, name, P256.public_key(), choose.randrange(1, 1 << 100))
-    builder = builder.not_valid_before(datetime(1975, 1, 1)).not_valid_after(datetime(9999, 12, 31))
+    builder = _builder(choose.randrange(1, 1 << 100))
     word = peers_word(identity)
     added = {VOUCHED: word if choose.random() < 0.6 else mutator.mutated(word)}
     for _ in range(choose.randrange(3)):
@@ -152,7 +170,7 @@ def odd_certificate(mutator: Mutator, identity: Identity) -> bytes:
         extension = x509.UnrecognizedExtension(oid, content)
         builder = builder.add_extension(extension, critical=choose.random() < 0.3)
     kind = choose.choice((hashes.SHA256(), hashes.SHA256(), hashes.SHA256(), hashes.SHA384()))
-    return builder.sign(P256, kind).public_bytes(serialization.Encoding.DER)
+    return _signed(builder, kind)
 
 
 _ODD = """3000 30030101ff 300f0101ff020100 03020780 0302078a 30068204616263ff 040830068004aabbccdd 3003020100

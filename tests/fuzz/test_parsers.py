@@ -20,7 +20,7 @@ from tests.fuzz.mutate import MORE, Mutator, canonical, text_of, try_all
 from tests.fuzz.seeds import examples, message_classes
 from tests.verify.chain import KEYS, PEERS
 from verify.checkpoint import parse_checkpoint, read_checkpoint, read_cosignatures
-from verify.identity import Identity, certificate_owner, make_certificate, public_key_bytes, verify_raw
+from verify.identity import Identity, certificate_owner, public_key_bytes, verify_raw
 from verify.ledger import Entry
 from verify.statement import domain_of, open_signed, sign
 
@@ -91,7 +91,7 @@ def test_a_peer_id_is_a_key_or_refused() -> None:
 
 
 def test_a_certificate_proves_whose_it_is_or_is_refused() -> None:
-    der, pem = [seeds.certificate()], [make_certificate(KEYS[PEERS[0]]).certificate_pem]
+    der, pem = [seeds.certificate()], [seeds.certificate_pem()]
 
     def owned(raw: bytes) -> None:
         assert certificate_owner(raw) == PEERS[0]
