@@ -29,6 +29,8 @@ from secagg.messages import MAX_CHUNK_BYTES, SessionMessage
 
 MAX_SLICES = 1_024
 MAX_CHUNKS = 60_000
+FLOOR = 1_024
+"""Steps that a chunk counts for at least: in a quiet one a single rounding would weigh too much."""
 MOST_SHOWN = 4
 """Differing chunks that evidence of a wrong update shows at most: the worst ones."""
 
@@ -169,12 +171,9 @@ def check_chunk(
 
 
 def distance(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """How far two encodings of one chunk are apart: sum |q - q'| / max(sum |q|, floor).
-
-    The floor is an element in 64 by one step: below it a single rounding would already weigh.
-    """
+    """How far two encodings of one chunk are apart: sum |q - q'| / max(sum |q|, FLOOR)."""
     own, other = mine.astype(np.int64), theirs.astype(np.int64)
-    return float(np.abs(own - other).sum()) / float(max(np.abs(own).sum(), len(own) // 64, 1))
+    return float(np.abs(own - other).sum()) / float(max(np.abs(own).sum(), FLOOR))
 
 
 def salt_of(key: bytes, chunk: int) -> bytes:

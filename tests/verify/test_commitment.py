@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from proto.canonical import MAX_MESSAGE
 from proto.errors import MessageRefused
 from verify.commitment import (
+    FLOOR,
     MAX_SLICES,
     ChunkOpening,
     Committed,
@@ -209,7 +210,7 @@ def test_distance_is_nothing_for_equals_and_counts_steps_exactly(values: list[in
     mine = np.array(values, np.int16)
     theirs = mine[::-1].copy()
     steps = sum(abs(a - b) for a, b in zip(values, values[::-1], strict=True))
-    size = max(sum(map(abs, values)), len(values) // 64, 1)
+    size = max(sum(map(abs, values)), FLOOR)
     assert distance(mine, mine) == 0
     assert distance(mine, theirs) == steps / size
 
