@@ -28,6 +28,8 @@ MAX_MANIFEST = 64 << 10
 MAX_LINE = 2_048
 """Bytes of its longest line: a key of ten thousand dots would take tomllib many seconds."""
 MOST_REASONS = 16
+CHECKED_SNAPSHOTS = 3
+"""Snapshots that are kept at least where peers are checked: what a check rests on is two records old."""
 CELL_LIMIT = 32
 """Members of the largest cell, and so peers of the largest roster."""
 SECURE_PEERS = 4
@@ -209,6 +211,12 @@ def _clashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """(table.key, reason with the fix) for every combination that cannot run."""
     run, model, data = manifest.run, manifest.model, manifest.data
     cell = manifest.aggregation.largest_cell
+    if manifest.verification.rate and manifest.membership.snapshots_kept < CHECKED_SNAPSHOTS:
+        yield (
+            "membership.snapshots_kept",
+            f"a check computes a slice at an earlier snapshot; keep {CHECKED_SNAPSHOTS}, "
+            "or set verification.rate = 0",
+        )
     if run.min_peers > cell:
         yield "run.min_peers", f"the largest cell holds {cell} peers; set min_peers to at most {cell}"
     for key, peers in (("stewards", run.stewards), ("founding_peers", run.founding_peers)):

@@ -177,6 +177,7 @@ def test_the_ring_holds_every_possible_sum() -> None:
         (f"[run]\nstewards = ['{ALICE}']\nrecovery_threshold = 2\n", 3, ["at most 1"]),
         (f"[run]\nstewards = ['{ALICE}', '{ALICE}']\n", 2, ["occurs twice"]),
         ("[run]\nadmission = 'invited'\n", 2, ["invitation", "name stewards"]),
+        ("[membership]\nsnapshots_kept = 2\n", 2, ["keep 3", "verification.rate = 0"]),
         (
             f"[run]\nmin_peers = 1\nfounding_peers = ['{ALICE}', '{BOB}']\n[aggregation]\nlargest_cell = 2\n",
             3,
