@@ -72,6 +72,7 @@ class Sharing:
         self._secrets = secrets
         self._sealing: dict[PeerID, bytes] = {}  # what is agreed with each member, to seal shares with
         self._seeds: dict[PeerID, bytes] = {}  # of the masks with each partner
+        self._chunk_keys: dict[PeerID, list[bytes]] = {}
         self._shares: dict[PeerID, tuple[bytes, bytes]] = {}  # of mask key and seed, by dealer
 
     def deal(self) -> ShareList:
@@ -133,7 +134,10 @@ class Sharing:
 
     def pair_keys(self, dealer: PeerID) -> list[bytes]:
         """The chunk keys of this member's mask with another dealer."""
-        return [chunk_key(self._seeds[dealer], index) for index in range(self.chunks)]
+        if dealer not in self._chunk_keys:  # a check opens many chunks, and each proof takes all keys
+            keys = [chunk_key(self._seeds[dealer], index) for index in range(self.chunks)]
+            self._chunk_keys[dealer] = keys
+        return self._chunk_keys[dealer]
 
     def release(self, survivor_set: bytes, survivors: Sequence[PeerID]) -> Release:
         """Shares for exactly this set: of a survivor's seed, of any other dealer's mask key."""
