@@ -6,7 +6,7 @@ and one machine, whatever two of them would compute alike is computed once.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,12 +23,12 @@ from swarm.manifest import Manifest
 from swarm.order import DataView, Order
 from swarm.outer import outer_step
 from swarm.round import Participant
+from swarm.rules import evidence_rules
 from swarm.snapshot import Snapshot
 from swarm.store import replay
 from swarm.testing import Disk
 from swarm.work import Trainer
 from verify.commitment import Committed, chunk_digests
-from verify.evidence import Rules
 from verify.record import Genesis, History
 from verify.statement import open_signed, sign
 
@@ -122,10 +122,6 @@ class TrainedSwarm(AttackedSwarm):
             real = counts[first : first + len(update) // BLOCK]
             return not len(check_sum(update, weight, real, ring, sanity))
 
-        def may_be(update: np.ndarray, weight: int) -> bool:
-            full = np.full(len(update) // BLOCK, BLOCK, np.int32)
-            return not len(check_sum(update, weight, full, ring, sanity))
-
         peer.life += 1
         machine = peer.machine = Participant(
             peer.identity,
@@ -143,14 +139,22 @@ class TrainedSwarm(AttackedSwarm):
             open_text=(lambda indices: []) if own is None else own.open_all,
             recall=peer.disk.evidence.get,
             shown=peer.disk.shown,
-            rules=Rules(ring.dtype, CHUNK, may_be),
+            rules=evidence_rules(manifest, CHUNK),
         )
         self._later(0.0, peer_id, lambda: self._served(peer_id, history.round + 1) or machine.begin())
         self._tend(peer_id, 0.02)
 
     def world(self, me: PeerID, friends: frozenset[PeerID]) -> World:
         """What an attacker knows here."""
-        return world_of(self, me, friends)
+        manifest = self.manifest
+        return replace(
+            super().world(me, friends),
+            levels=manifest.ring.levels,
+            bound=manifest.ring.bound(manifest.aggregation.sanity_rms),
+            counts=self.shop.layout.counts,
+            chunk=CHUNK,
+            vocabulary=VOCABULARY,
+        )
 
     def losses(self, rounds: Sequence[int]) -> list[float]:
         """Held-out loss after each of these rounds, in nats a byte."""
@@ -214,25 +218,6 @@ class TrainedSwarm(AttackedSwarm):
 
     def _bring(self, peer: PeerID, rows: np.ndarray) -> None:
         self._own[peer] = commit(rows, hashlib.sha256(peer.encode()).digest())
-
-
-def world_of(swarm: TrainedSwarm, me: PeerID, friends: frozenset[PeerID]) -> World:
-    """What an attacker knows in a swarm that trains."""
-    manifest = swarm.manifest
-    return World(
-        me=me,
-        dtype=manifest.ring.dtype,
-        levels=manifest.ring.levels,
-        bound=manifest.ring.bound(manifest.aggregation.sanity_rms),
-        counts=swarm.shop.layout.counts,
-        chunk=CHUNK,
-        vocabulary=VOCABULARY,
-        tolerance=manifest.verification.tolerance,
-        sign=lambda message: sign(swarm.peers[me].identity, message),
-        members=lambda: swarm.machine(me).history.members,
-        order_of=lambda peer: swarm.order_of(me, peer),
-        friends=friends,
-    )
 
 
 def _read(opened: Sequence[bytes], chosen: Sequence[int], data: DataView) -> np.ndarray:

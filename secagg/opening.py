@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
-from proto.merkle import inclusion_proof, leaf_hash, verify_inclusion
+from proto.merkle import inclusion_proof, leaf_hash
 from secagg.keys import self_seed
 from secagg.masks import Masker, chunk_key, sign_towards
 from secagg.messages import (
@@ -179,15 +179,10 @@ class Openings:
         self._check_asked(author, message.chunk, self._opened)
         if self._sharing is None:
             raise MessageRefused("opening: nothing is masked here")
-        dealers = list(self._sharing.dealt)
-        if not len(message.keys) == len(message.proofs) == len(dealers):
-            raise MessageRefused(f"opening: keys of {len(message.keys)} masks, {len(dealers)} are needed")
-        for dealer, key, proof in zip(dealers, message.keys, message.proofs, strict=True):
-            root = self._sharing.root_of(author, dealer)
-            held = verify_inclusion(leaf_hash(key), self.chunk, self._sharing.chunks, proof, root)
-            if dealer != author and not held:
-                raise MessageRefused(f"opening: the key of {author}'s mask with {dealer} is not in its root")
-        for dealer, key in zip(dealers, message.keys, strict=True):
+        wrong = self._sharing.unproved(author, message)
+        if wrong is not None:
+            raise MessageRefused(f"opening: the key of {author}'s mask with {wrong} is not in its root")
+        for dealer, key in zip(self._sharing.dealt, message.keys, strict=True):
             self._keys[author, dealer] = self._keys[dealer, author] = key
         self._opened[author] = raw
         return self._garbage()

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from proto.canonical import PeerID, tagged_hash
 from proto.errors import MessageRefused
+from proto.merkle import leaf_hash, verify_inclusion
 from secagg.keys import (
     Secrets,
     agree,
@@ -30,6 +31,7 @@ from secagg.messages import (
     Advert,
     Disclosure,
     Evidence,
+    Opening,
     Release,
     ShareList,
     seed_commitment,
@@ -235,6 +237,21 @@ class Sharing:
     def root_of(self, author: PeerID, partner: PeerID) -> bytes:
         """The root over a pair's chunk keys that `author` signed."""
         return self.dealt[author].message.pair_roots[self._place[partner]]
+
+    def unproved(self, author: PeerID, opening: Opening) -> PeerID | None:
+        """The first dealer for whom `author` opens a key outside the root that it signed for their pair.
+
+        Raises MessageRefused for another number of keys than dealers.
+        """
+        dealers = list(self.dealt)
+        if not len(opening.keys) == len(opening.proofs) == len(dealers):
+            raise MessageRefused(f"opening: keys of {len(opening.keys)} masks, {len(dealers)} are needed")
+        for dealer, key, proof in zip(dealers, opening.keys, opening.proofs, strict=True):
+            root = self.root_of(author, dealer)
+            held = verify_inclusion(leaf_hash(key), opening.chunk, self.chunks, proof, root)
+            if dealer != author and not held:
+                return dealer
+        return None
 
     def _key(self, member: PeerID, kind: str) -> bytes:
         advert = self.adverts[member][1]

@@ -13,7 +13,6 @@ from blake3 import blake3
 
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
-from proto.merkle import leaf_hash, verify_inclusion
 from secagg.keys import self_seed
 from secagg.masks import Masker, sign_towards
 from secagg.messages import Advert, Evidence, Opening, Part, PartSum, Receipt, Shown, SurvivorSet
@@ -112,15 +111,9 @@ class Transcript:
 
         Raises MessageRefused for another number of them.
         """
-        sharing = self._masks
-        dealers = list(sharing.dealt)
-        if not len(opening.keys) == len(opening.proofs) == len(dealers):
-            raise MessageRefused(f"opening: keys of {len(opening.keys)} masks, {len(dealers)} are needed")
-        for dealer, key, proof in zip(dealers, opening.keys, opening.proofs, strict=True):
-            root = sharing.root_of(author, dealer)
-            held = verify_inclusion(leaf_hash(key), opening.chunk, self.chunks, proof, root)
-            if dealer != author and not held:
-                raise NotWhatWasSent(f"opening: the key of {author}'s mask with {dealer} is not in its root")
+        wrong = self._masks.unproved(author, opening)
+        if wrong is not None:
+            raise NotWhatWasSent(f"opening: the key of {author}'s mask with {wrong} is not in its root")
 
     def check_masked(
         self, author: PeerID, chunk: int, update: np.ndarray, headers: Sequence[Part], opening: Opening | None

@@ -93,10 +93,8 @@ class Checks:
         self._summing: dict[int, tuple[SumCheck, PeerID, int]] = {}
         self._heard: set[tuple[bytes, PeerID]] = set()  # verdicts of drawn checkers, by session and checked
         self._looked: set[tuple[bytes, PeerID]] = set()  # what this peer has begun to look at
-        self._judge = Judge(me, manifest, shared, sign, rules, recall, self._keys)
-        self._openings = Openings(
-            me, manifest, sign, self._drawn, self._order_of, self._judge.evidence, open_text, shown
-        )
+        self._judge = Judge(me, manifest, shared, sign, rules, self._keys)
+        self._openings = Openings(me, manifest, sign, self._drawn, self._order_of, recall, open_text, shown)
 
     @property
     def spent(self) -> bool:

@@ -33,7 +33,7 @@ REMEMBERED = 4_096
 
 
 class Judge:
-    """One peer as judge. `sign` signs as `me`; `recall(name)`: saved evidence; `keys`: for effects."""
+    """One peer as judge. `sign` signs as `me`; `keys`: for effects."""
 
     def __init__(
         self,
@@ -42,11 +42,10 @@ class Judge:
         shared: DataView,
         sign: Callable[[Message], bytes],
         rules: Rules,
-        recall: Callable[[bytes], bytes | None],
         keys: Iterator[int],
     ) -> None:
         self._me, self._manifest, self._shared, self._sign = me, manifest, shared, sign
-        self._rules, self._recall, self._keys = rules, recall, keys
+        self._rules, self._keys = rules, keys
         self._histories: dict[int, History] = {}
         self._judged: dict[bytes, tuple[str, PeerID]] = {}  # what evidence is of; forgets the oldest
         self._denied: dict[Charge, None] = {}  # charges that are not what their evidence is of
@@ -160,10 +159,6 @@ class Judge:
             tolerance = self._manifest.verification.tolerance
             holds = convicts(farthest(read, encoded, self._rules.chunk), tolerance)
         return [*self._say(case, holds, history), *self._compute_next()]
-
-    def evidence(self, name: bytes) -> bytes | None:
-        """A file of evidence that this peer has found to hold."""
-        return self._recall(name)
 
     def order(self, history: History, attempt: int, peer: PeerID, advert: Advert) -> Order:
         """What `peer` had to compute in an attempt at the round after `history`."""

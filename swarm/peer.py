@@ -67,7 +67,6 @@ from swarm.snapshot import SnapshotCorrupt, path_of
 from swarm.store import Store
 from verify.identity import Identity
 from verify.record import MICRO, Decided, Goodbye, History, Join, Recovery
-from verify.standing import Ban
 from verify.statement import domain_of, open_signed, sign
 
 log = logging.getLogger(__name__)
@@ -441,7 +440,7 @@ class Peer:
         for peer, ban in self.machine.history.conduct.bans.items():
             if peer not in self._bans_told:
                 self._bans_told.add(peer)
-                self.emit({"event": "ban", **_ban(peer, ban)})
+                self.emit({"event": "ban", **ban.json(peer)})
         entry = {
             "round": record.round,
             "attempts": effect.attempts,
@@ -679,7 +678,7 @@ class Peer:
                 {"peer_id": peer, "missed": standing.missed, "announced": peer in known}
                 for peer, standing in sorted(history.roster.items())
             ],
-            "bans": [_ban(peer, ban) for peer, ban in history.conduct.bans.items()],
+            "bans": [ban.json(peer) for peer, ban in history.conduct.bans.items()],
             "refused": self.machine.refused,
         }
 
@@ -692,7 +691,3 @@ class Peer:
         for member in self.machine.history.members:
             if member != self.me:
                 self._tell(member, raw)
-
-
-def _ban(peer: PeerID, ban: Ban) -> dict[str, Any]:
-    return {"peer_id": peer, "round": ban.round, "reason": ban.reason, "evidence": ban.evidence.hex()}

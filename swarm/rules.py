@@ -7,8 +7,8 @@ from swarm.manifest import Manifest
 from verify.evidence import EvidenceRefused, Rules
 
 
-def evidence_rules(manifest: Manifest) -> Rules:
-    """The rules of evidence of a run."""
+def evidence_rules(manifest: Manifest, chunk: int = CHUNK) -> Rules:
+    """The rules of evidence of a run. `chunk`: elements in a chunk."""
 
     def sane(integers: np.ndarray, weight: int) -> bool:
         if len(integers) % BLOCK:
@@ -17,4 +17,4 @@ def evidence_rules(manifest: Manifest) -> Rules:
         counts = np.full(len(integers) // BLOCK, BLOCK)
         return not len(check_sum(integers, weight, counts, manifest.ring, manifest.aggregation.sanity_rms))
 
-    return Rules(manifest.ring.dtype, CHUNK, sane)
+    return Rules(manifest.ring.dtype, chunk, sane)

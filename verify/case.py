@@ -27,6 +27,7 @@ from secagg.messages import (
     session_id,
 )
 from secagg.shamir import combine
+from verify.standing import Kind
 from verify.statement import Signed, open_signed
 
 M = TypeVar("M", bound=Message)
@@ -52,7 +53,7 @@ class PortableEvidence(Message):
     MOST_ITEMS: ClassVar[int] = MOST_ITEMS
 
     run: Digest
-    kind: Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z ]+$")]
+    kind: Kind
     against: PeerID
     adverts: Each[Annotated[bytes, Field(max_length=1 << 14)]]
     statements: Annotated[

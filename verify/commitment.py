@@ -127,6 +127,11 @@ class Committed:
         return hmac.digest(self._secret, index.to_bytes(8, "big"), "sha256")
 
 
+def fits(opening: SliceOpening, commitment: bytes, weight: int) -> bool:
+    """Whether the order and the roots, one for each of `weight` slices, are what was committed to."""
+    return len(opening.roots) == weight and commit_to(opening.order, opening.roots) == commitment
+
+
 def check_slice(opening: SliceOpening, commitment: bytes, weight: int, chunks: int) -> None:
     """Raises OpeningRefused unless this is what `commitment` stands for: `weight` slices of one order.
 
@@ -137,7 +142,7 @@ def check_slice(opening: SliceOpening, commitment: bytes, weight: int, chunks: i
             f"slice-opening: {len(opening.leaves)} leaves of slice {opening.slice}; "
             f"{chunks} of one of {weight} slices are needed"
         )
-    if len(opening.roots) != weight or commit_to(opening.order, opening.roots) != commitment:
+    if not fits(opening, commitment, weight):
         raise OpeningRefused("slice-opening: its order and roots are not the commitment")
     if root(opening.leaves) != opening.roots[opening.slice]:
         raise OpeningRefused(f"slice-opening: its leaves are not those of slice {opening.slice}")

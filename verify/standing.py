@@ -71,6 +71,15 @@ class Ban:
     reason: str
     evidence: bytes
 
+    def json(self, peer: PeerID) -> dict[str, str | int]:
+        """As commands tell it: peer_id, round, reason, evidence in hex."""
+        return {
+            "peer_id": peer,
+            "round": self.round,
+            "reason": self.reason,
+            "evidence": self.evidence.hex(),
+        }
+
 
 Complaint = tuple[PeerID, bytes]
 """Who could not make a peer answer, and in which session."""

@@ -26,8 +26,8 @@ from verify.commitment import (
     OpeningRefused,
     SliceOpening,
     check_chunk,
-    commit_to,
     distance,
+    fits,
     salt_of,
 )
 from verify.statement import domain_of
@@ -56,7 +56,7 @@ def examine_opening(evidence: PortableEvidence, rules: Rules) -> str:
     session = Session.of(evidence, rules)
     against, advert = evidence.against, session.adverts[evidence.against]
     opening = session.by_accused(0, SliceOpening)
-    if len(opening.roots) != advert.weight or commit_to(opening.order, opening.roots) != advert.commitment:
+    if not fits(opening, advert.commitment, advert.weight):
         return f"{against} opened slices that are not those its advert commits to {session.where}"
     if opening.slice < advert.weight and root(opening.leaves) != opening.roots[opening.slice]:
         return f"{against} opened leaves that are not those of slice {opening.slice} {session.where}"
@@ -96,7 +96,7 @@ def examine_slices(evidence: PortableEvidence, rules: Rules) -> str:
         at = _end(session, 4, "release")
         papers.recover(4, at)
     advert, opening = session.adverts[evidence.against], session.by_accused(at, SliceOpening)
-    if len(opening.roots) != advert.weight or commit_to(opening.order, opening.roots) != advert.commitment:
+    if not fits(opening, advert.commitment, advert.weight):
         raise EvidenceRefused("slices: the slice opening is not of this commitment")
     first, end = at + 1, at + 1 + advert.weight
     chunks = [session.by_accused(place, ChunkOpening) for place in range(first, end)]
@@ -120,9 +120,13 @@ def examine_slices(evidence: PortableEvidence, rules: Rules) -> str:
 
 def read_order(evidence: PortableEvidence, rules: Rules) -> tuple[Advert, SliceOpening]:
     """The advert, and the order that it commits to by the author's own opening. Raises EvidenceRefused."""
-    session = Session.of(evidence, rules)
+    return _read_order(Session.of(evidence, rules))
+
+
+def _read_order(session: Session) -> tuple[Advert, SliceOpening]:
+    evidence = session.evidence
     advert, opening = session.adverts[evidence.against], session.by_accused(0, SliceOpening)
-    if len(opening.roots) != advert.weight or commit_to(opening.order, opening.roots) != advert.commitment:
+    if not fits(opening, advert.commitment, advert.weight):
         raise EvidenceRefused(f"{evidence.kind}: the slice opening is not of this commitment")
     if opening.slice >= advert.weight:
         raise EvidenceRefused(f"{evidence.kind}: slice {opening.slice} of {advert.weight}")
@@ -131,8 +135,8 @@ def read_order(evidence: PortableEvidence, rules: Rules) -> tuple[Advert, SliceO
 
 def read_update(evidence: PortableEvidence, rules: Rules) -> UpdateCase:
     """What is to be computed again, proved to be what the peer committed to. Raises EvidenceRefused."""
-    advert, opening = read_order(evidence, rules)
     session = Session.of(evidence, rules)
+    advert, opening = _read_order(session)
     text = tuple(raw for raw in evidence.statements[1:] if raw[:1] != STATEMENT)
     count = len(evidence.statements) - len(text)
     chunks = tuple(session.by_accused(at, ChunkOpening) for at in range(1, count))

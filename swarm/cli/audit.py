@@ -86,13 +86,12 @@ class AuditStopped(SwarmError):
 
 @dataclass(frozen=True)
 class Replay:
-    """What a member of a round had to compute, and what it committed to."""
+    """What a member of a round had to compute."""
 
     run: bytes
     peer: PeerID
     order: Order
     weight: int
-    commitment: bytes
     manifest: Manifest
     state_dir: Path
 
@@ -622,7 +621,7 @@ def replays_of(found: RoundView, run: bytes, state_dir: Path) -> tuple[list[Repl
             missing.append(f"the text of {peer_id}, which is its own")
         data, work = DataView(member.data_count, member.data_root), manifest.work
         order = draw_order(before, record.attempt, peer_id, data, work.slices, work.sequences_per_slice)
-        replays.append(Replay(run, peer_id, order, member.weight, member.commitment, manifest, state_dir))
+        replays.append(Replay(run, peer_id, order, member.weight, manifest, state_dir))
     return replays, missing
 
 

@@ -152,10 +152,7 @@ def bans_json(report: Report) -> list[dict[str, Any]]:
         held = report.evidence.get(ban.evidence)
         found.append(
             {
-                "peer_id": peer,
-                "round": ban.round,
-                "reason": ban.reason,
-                "evidence": ban.evidence.hex(),
+                **ban.json(peer),
                 "holds": None if held is None else held.holds,
             }
         )

@@ -120,10 +120,8 @@ def _audit(plan: Plan, run: bytes) -> Event:
 
 
 def _bans(bans: Mapping[PeerID, Ban]) -> list[Event]:
-    return [
-        {"peer_id": peer, "round": ban.round, "reason": ban.reason, "evidence": ban.evidence.hex()}
-        for peer, ban in sorted(bans.items(), key=lambda item: (item[1].round, item[0]))
-    ]
+    in_time = sorted(bans.items(), key=lambda item: (item[1].round, item[0]))
+    return [ban.json(peer) for peer, ban in in_time]
 
 
 def _tokens_by_peer(store: Store, manifest: Manifest) -> dict[str, int]:

@@ -39,12 +39,14 @@ class KeepingInbox:
 class NetPeer:
     """`async with NetPeer() as a:` runs a members port on loopback; `trust` fills the roster."""
 
-    def __init__(self, size: int = 0, certificate: TlsCertificate | None = None) -> None:
+    def __init__(
+        self, size: int = 0, certificate: TlsCertificate | None = None, slab_seconds: float = 30.0
+    ) -> None:
         self.identity = Identity.generate()
         self.peer_id = self.identity.peer_id
         self.store = TrustStore(certificate or make_certificate(self.identity))
         self.inbox = KeepingInbox(size)
-        self.server = MembersServer(self.store, self.inbox, slab_seconds=0.3)
+        self.server = MembersServer(self.store, self.inbox, slab_seconds=slab_seconds)
         self.client = MembersClient(self.store)
         self.port = 0
 

@@ -23,11 +23,11 @@ from verify.identity import TlsCertificate, certificate_der
 SIZE = 1_300_000  # more than two slabs
 
 
-def with_two(scene: Callable[[NetPeer, NetPeer], Awaitable[None]]) -> None:
-    """Run a scene between two peers that trust each other."""
+def with_two(scene: Callable[[NetPeer, NetPeer], Awaitable[None]], slab_seconds: float = 30.0) -> None:
+    """Run a scene between two peers that trust each other. `slab_seconds`: what `b` waits for a slab."""
 
     async def run() -> None:
-        async with NetPeer(SIZE) as a, NetPeer(SIZE) as b:
+        async with NetPeer(SIZE) as a, NetPeer(SIZE, slab_seconds=slab_seconds) as b:
             a.trust(a, b)
             b.trust(a, b)
             await scene(a, b)
@@ -249,7 +249,7 @@ def test_a_stalled_transfer_is_cut_and_leaves_room_for_the_next() -> None:
         assert dict(b.server.refused) == {"stalled": 1}
         await a.client.transfer(b.peer_id, b"fast", memoryview(bytes(SIZE)))
 
-    with_two(scene)
+    with_two(scene, slab_seconds=1.0)
 
 
 def test_a_message_above_the_wire_limit_does_not_get_through() -> None:
@@ -266,13 +266,16 @@ def test_a_message_above_the_wire_limit_does_not_get_through() -> None:
 def test_a_sender_that_floods_is_told_to_wait() -> None:
     async def scene(a: NetPeer, b: NetPeer) -> None:
         channel, stub = slab_stub(a, b)
-        calls = [stub.Transfer(timeout=5) for _ in range(12)]
+        calls = [stub.Transfer(timeout=20) for _ in range(12)]
+        ended = asyncio.as_completed([call.code() for call in calls])  # eight wait for a slab
+        assert [await next(ended) for _ in range(4)] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 4
         for call in calls:
-            await call.write(Slab(header=b"h"))
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        codes = [o.code() for o in outcomes if isinstance(o, grpc.aio.AioRpcError)]
-        assert len(codes) == 12
-        assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == b.server.refused["busy"] == 4
+            call.cancel()
+        assert (
+            sorted([(await call.code()).name for call in calls])
+            == ["CANCELLED"] * 8 + ["RESOURCE_EXHAUSTED"] * 4
+        )
+        assert b.server.refused["busy"] == 4
         await channel.close()
 
     with_two(scene)
