@@ -27,11 +27,11 @@ from benchmarks.processes import Group
 from benchmarks.report import Report, Row, command_line, progress
 from proto.canonical import tagged_hash
 from swarm.data import Dataset, load_dataset
-from swarm.genesis import terms
 from swarm.manifest import Manifest, parse_manifest
 from swarm.model import FROZEN, build_model, layout_of, load_vector, read_vector
 from swarm.order import DataView, Order, draw_order
 from swarm.outer import learning_rate
+from swarm.rules import terms
 from swarm.snapshot import Snapshot, first_snapshot, path_of, read
 from verify.identity import Identity
 from verify.record import History

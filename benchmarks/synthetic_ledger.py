@@ -23,10 +23,12 @@ from secagg.messages import (
     session_id,
 )
 from swarm.manifest import Manifest, parse_manifest
+from swarm.rules import terms
 from verify.identity import Identity
 from verify.ledger import Ledger
 from verify.lottery import attempt_seed, draw_checks, in_turn, session_beacon
 from verify.record import Decided, Genesis, History, Record, Vote, median, run_id, union_of_statements
+from verify.sketch import WIDTH
 from verify.standing import Verdict
 from verify.statement import sign
 
@@ -52,21 +54,7 @@ class SyntheticRun:
         self._verdicts: list[bytes] = []
 
     def _genesis(self, text: bytes) -> Genesis:
-        given = self.manifest
-        return Genesis(
-            manifest=text,
-            snapshot=_noise("snapshot"),
-            data=bytes(32),
-            founder=self.author,
-            members=tuple(self.members),
-            stewards=(self.author,),
-            recovery_threshold=given.run.recovery_threshold,
-            suspend_after=given.membership.suspend_after,
-            strikes=given.verification.strikes,
-            largest_cell=given.aggregation.largest_cell,
-            invited=False,
-            created=0,
-        )
+        return terms(self.manifest, text, self.author, _noise("snapshot"), bytes(32), 0)
 
     def add_round(self) -> None:
         """Log one more round."""
@@ -181,7 +169,7 @@ class SyntheticRun:
                 session=session,
                 checked=draw.checked,
                 outcome="clean",
-                result=bytes(32),
+                sketch=(0,) * WIDTH,
             )
             self._verdicts.append(sign(self.identities[draw.checkers[0]], verdict))
         self._verdicts.sort()

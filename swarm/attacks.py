@@ -41,6 +41,7 @@ from verify.check import ACCUSE, ChunksAsked, Computed, SequencesAsked
 from verify.commitment import ChunkOpening
 from verify.evidence import PortableEvidence
 from verify.record import Vote
+from verify.sketch import WIDTH
 from verify.standing import Judgement, Verdict
 from verify.statement import domain_of, open_signed
 
@@ -138,7 +139,8 @@ class Attack:
     def found_clean(self, raw: bytes) -> bytes:
         """A verdict of its own, with the outcome "clean"."""
         verdict = open_signed(raw, Verdict).message
-        return self.world.sign(verdict.model_copy(update={"outcome": "clean"}))
+        sketch = verdict.sketch or (0,) * WIDTH
+        return self.world.sign(verdict.model_copy(update={"outcome": "clean", "sketch": sketch}))
 
     def answer(self, asked: bytes, raws: list[bytes] | None) -> list[bytes] | None:
         """What is answered in place of `raws`; None: nothing."""

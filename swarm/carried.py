@@ -5,7 +5,7 @@ import itertools
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from secagg.messages import MAX_STATEMENT
-from verify.record import MOST_CARRIED, MOST_OF_ONE, RANK, History, Join, Subject, accuses, newcomers
+from verify.record import MOST_CARRIED, MOST_OF_ONE, RANK, History, Join, Subject, accuses
 
 MOST_JOINS = 256
 """Joins that are kept, at most: anyone may hand one in."""
@@ -35,8 +35,9 @@ class Carried:
         """What the next record may carry, as much as a vote holds; joins no more than a record takes."""
         self._forget(history)
         ranked = sorted(self._kept, key=lambda subject: (RANK[subject[0]], subject))
-        late = [subject for subject in ranked if subject[0] == Join.DOMAIN][newcomers(len(history.roster)) :]
-        chosen = [self._kept[subject] for subject in ranked if subject not in late]
+        joins = {raw for subject, raw in self._kept.items() if subject[0] == Join.DOMAIN}
+        late = joins - set(history.taken(joins))
+        chosen = [self._kept[subject] for subject in ranked if self._kept[subject] not in late]
         total = itertools.accumulate(map(len, chosen))
         return [raw for raw, end in zip(chosen, total, strict=True) if end <= CARRIED_BYTES][:MOST_CARRIED]
 

@@ -22,10 +22,11 @@ from swarm.judging import Judge, said_at
 from swarm.manifest import Manifest
 from swarm.openings import Drawn, Openings, ShownAsked, ShownRounds, looking
 from swarm.order import DataView, Order
+from swarm.trials import Trials
 from verify import check as checking
-from verify.check import Check
+from verify.check import Check, Computed
 from verify.evidence import Rules as EvidenceRules
-from verify.lottery import Draw, draw_checks, draw_sums, session_beacon
+from verify.lottery import Draw, draw_checks, draw_sums, looked_at_twice, session_beacon
 from verify.record import History
 from verify.standing import Ban, Judgement, Verdict
 from verify.statement import domain_of, open_signed
@@ -94,6 +95,7 @@ class Checks:
         self._heard: set[tuple[bytes, PeerID]] = set()  # verdicts of drawn checkers, by session and checked
         self._looked: set[tuple[bytes, PeerID]] = set()  # what this peer has begun to look at
         self._judge = Judge(me, manifest, shared, sign, rules, self._keys)
+        self._trials = Trials(me, manifest, self._keys, self._judge.history_at)
         self._openings = Openings(me, manifest, sign, self._drawn, self._order_of, recall, open_text, shown)
 
     @property
@@ -124,11 +126,12 @@ class Checks:
         return effects
 
     def _draw_late(self, before: Drawn, beacon: bytes, history: History) -> list[Effect]:
-        """Of the session before: the checks whose checker said nothing, and the sums."""
+        """Of the session before: checks whose checker said nothing or that are drawn again, and the sums."""
         kept, effects = before.transcript, list[Effect]()
+        again = looked_at_twice(beacon, before.checks, self._manifest.verification.rate)
         for draw in before.checks:
             unheard = (kept.session, draw.checked) not in self._heard
-            if unheard and draw.checkers[1:2] == (self._me,):
+            if (unheard or draw.checked in again) and draw.checkers[1:2] == (self._me,):
                 effects += self._begin(before, draw, history)
         self._draw_sums(before, beacon)
         for draw in before.sums:
@@ -150,7 +153,7 @@ class Checks:
         for key, running in list(self._running.items()):
             if running.drawn.transcript.session == session:
                 silent = running.check.waiting and history.round > running.asked
-                found = checking.Found("silent" if silent else "unclear", bytes(32))
+                found = checking.Found("silent" if silent else "unclear")
                 effects += self._found(key, found, history)
         return effects
 
@@ -159,11 +162,25 @@ class Checks:
         last = history.last
         if last is not None and last.session not in self._drawn and self._drawn:
             self._draw_sums(next(reversed(self._drawn.values())), last.beacon)
-        return self._judge.moved(history)
+        return [*self._judge.moved(history), *self._two_results(history)]
+
+    def _two_results(self, history: History) -> list[Effect]:
+        """Accuse a checker that says another thing in a record than it told this peer, whom it checked."""
+        effects: list[Effect] = []
+        for raw in () if history.last is None else history.last.statements:
+            said = open_signed(raw, Verdict) if domain_of(raw) == Verdict.DOMAIN else None
+            told = None if said is None else self._openings.computed.get((said.message.session, said.signer))
+            if said is None or told is None or said.message.checked != self._me:
+                continue
+            if said.message.sketch not in (None, open_signed(told, Computed).message.sketch):
+                effects += (
+                    self._judge.accuse(Evidence("two results", said.signer, (told, raw), ()), history) or []
+                )
+        return effects
 
     def bring(self, history: History) -> list[Effect]:
-        """Make judgements of evidence that came up since, for all members."""
-        return self._judge.bring(self._evidence, history)
+        """Make judgements of evidence that came up since, and look at newcomers' trials, for all members."""
+        return [*self._judge.bring(self._evidence, history), *self._trials.begin(history)]
 
     def heard(self, raw: bytes, history: History) -> list[Effect]:
         """A member's verdict or judgement, admissible by the history."""
@@ -204,6 +221,10 @@ class Checks:
         """The answer to a `Recompute`: integers [size], or None; `text_held`: it was the drawn text."""
         if key in self._running:
             return self._from_check(key, self._running[key].check.computed(encoded, text_held), history)
+        tried = self._trials.recomputed(key, encoded)
+        if tried is not None:
+            name, one, outcome, mine = tried
+            return self._verdict(name, one.peer, outcome, mine, history)
         return self._judge.recomputed(key, encoded, history) or []
 
     # -- checks ---------------------------------------------------------------------------------------
@@ -247,10 +268,10 @@ class Checks:
                 outcome = "silent"
             told = accused or []
         checked, session = running.check.draw.checked, running.drawn.transcript.session
-        return [*told, *self._verdict(session, checked, outcome, found.result, history)]
+        return [*told, *self._verdict(session, checked, outcome, found.sketch, history)]
 
     def _verdict(
-        self, session: bytes, checked: PeerID, outcome: str, result: bytes, history: History
+        self, session: bytes, checked: PeerID, outcome: str, sketch: tuple[int, ...] | None, history: History
     ) -> list[Effect]:
         verdict = Verdict(
             run=history.run,
@@ -258,7 +279,7 @@ class Checks:
             session=session,
             checked=checked,
             outcome=outcome,  # type: ignore[arg-type]
-            result=result,
+            sketch=sketch,
         )
         raw = self._sign(verdict)
         return [Tell(peer, raw) for peer in history.members]  # to itself too: it carries what all do
@@ -293,7 +314,7 @@ class Checks:
         except MessageRefused:  # it may be a step behind
             if tries < checking.TRIES:
                 return [self._ask_shown(check, sender, tries + 1)]
-            return self._verdict(kept.session, sender, "silent", bytes(32), history)
+            return self._verdict(kept.session, sender, "silent", None, history)
         messages = {peer: message for peer, (_, message) in check.shown.items()}
         if messages.keys() < set(kept.survivors) or kept.check_sum(check.chunk, messages):
             return []

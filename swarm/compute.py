@@ -25,12 +25,14 @@ from swarm.effects import OwnWork, Work
 from swarm.layout import Layout
 from swarm.manifest import Manifest
 from swarm.model import build_model
-from swarm.order import DataView, Order
+from swarm.order import DataView, Order, trial_text
 from swarm.outer import outer_step
 from swarm.snapshot import DiskFull, Snapshot, path_of, read
 from swarm.work import Trainer
 from verify.commitment import Committed, chunk_digests
+from verify.probation import sketch_seed
 from verify.record import MICRO
+from verify.sketch import sketch
 
 T = TypeVar("T")
 MOST_LOSS = 1_000.0
@@ -114,6 +116,14 @@ class Compute:
         """
         return await self._run(lambda: self._recompute(order, index, text, data))
 
+    async def trial(self, order: Order) -> tuple[tuple[int, ...], ...]:
+        """The sketches of a trial, one for each slice of its order. Raises SnapshotCorrupt, NonFinite."""
+        sketches = []
+        for index in range(len(order.slices)):
+            encoded = await self.recompute(order, index, None, DataView(0))
+            sketches.append(sketch(encoded, sketch_seed(order.seed, index)))
+        return tuple(sketches)
+
     async def apply(self, base: bytes, total: np.ndarray, weight: int) -> bytes:
         """Test the sum, take the outer step from `base`, store the next snapshot; its hash.
 
@@ -180,7 +190,13 @@ class Compute:
             path_of(self._directory, order.snapshot), order.snapshot
         )
         chosen = order.slices[index]
-        sequences = self._dataset.sequences[list(chosen)] if text is None else self._read(text, chosen, data)
+        if order.trial:
+            length = self._manifest.data.sequence_length
+            sequences = trial_text(order, index, length, self._trainer.vocabulary)
+        elif text is None:
+            sequences = self._dataset.sequences[list(chosen)]
+        else:
+            sequences = self._read(text, chosen, data)
         return self._trainer.compute_slice(order, index, snapshot, sequences).encoded
 
     def _read(self, text: Sequence[bytes], chosen: Sequence[int], data: DataView) -> np.ndarray:

@@ -149,7 +149,8 @@ class Ask:
 class Recompute:
     """Compute one slice of another's order again, at the order's snapshot; answer with `recomputed`.
 
-    `text`: encoded openings of the slice's sequences, which `data` commits to; None: the shared set.
+    `text`: encoded openings of the slice's sequences, which `data` commits to; None: the shared set, or a
+    trial's own.
     """
 
     key: int

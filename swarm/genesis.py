@@ -11,20 +11,16 @@ from pathlib import Path
 
 import torch
 
-from proto.canonical import PeerID
 from proto.errors import SwarmError
 from swarm.data import Dataset, dataset_hash, load_dataset
-from swarm.manifest import Manifest, load_manifest, parse_manifest
+from swarm.manifest import Manifest, load_manifest
 from swarm.model import build_model, layout_of, read_vector
+from swarm.rules import read_terms, terms
 from swarm.snapshot import first_snapshot
 from swarm.store import Store
 from verify.identity import Identity
 from verify.record import Genesis, History, run_id
 from verify.statement import sign
-
-
-class GenesisRefused(SwarmError):
-    """A genesis whose terms are not those of the manifest inside it."""
 
 
 class SharedDataDiffer(SwarmError):
@@ -71,37 +67,10 @@ def found(
     return Founded(run, genesis, store)
 
 
-def terms(
-    manifest: Manifest, raw: bytes, founder: PeerID, snapshot: bytes, data: bytes | None, created: int
-) -> Genesis:
-    """The genesis that a founder signs for a manifest. `created`: Unix time in ms."""
-    return Genesis(
-        manifest=raw,
-        snapshot=snapshot,
-        data=data,
-        founder=founder,
-        members=tuple(sorted({founder, *manifest.run.founding_peers})),
-        stewards=tuple(sorted(manifest.run.stewards)) or (founder,),
-        recovery_threshold=manifest.run.recovery_threshold,
-        suspend_after=manifest.membership.suspend_after,
-        strikes=manifest.verification.strikes,
-        largest_cell=manifest.aggregation.largest_cell,
-        invited=manifest.run.admission == "invited",
-        created=created,
-    )
-
-
 def read_genesis(raw: bytes, run: bytes) -> tuple[History, Manifest]:
-    """A run's history at its start, and its manifest. Raises WrongRun, RecordRefused, GenesisRefused."""
+    """A run's history at its start, and its manifest. Raises WrongRun, RecordRefused, TermsDiffer."""
     history = History.begin(raw, run)
-    genesis = history.genesis
-    manifest = parse_manifest(genesis.manifest)
-    same = terms(manifest, genesis.manifest, genesis.founder, genesis.snapshot, genesis.data, genesis.created)
-    if same != genesis or (genesis.data is None) != (manifest.data.mode == "own"):
-        raise GenesisRefused(
-            f"run {run.hex()}: its genesis promises other terms than its manifest; do not join this run"
-        )
-    return history, manifest
+    return history, read_terms(history.genesis)
 
 
 def check_shared_data(genesis: Genesis, dataset: Dataset) -> None:

@@ -221,6 +221,10 @@ class Judge:
                 return [Recompute(key, order, read.opening.slice, text, view)]
         return []
 
+    def history_at(self, round_: int) -> History | None:
+        """The history at record `round_`, if that is a late one."""
+        return self._histories.get(round_ + 1)
+
     def _order_at(self, advert: Advert, peer: PeerID) -> Order | None:
         """What `peer` had to compute in the attempt of its advert; None where that is not known here."""
         history = self._histories.get(advert.round)

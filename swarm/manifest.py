@@ -138,7 +138,7 @@ class Verification(Table):
     chunk_fraction: float = Field(0.02, gt=0, le=1)
     tolerance: float = Field(5e-3, gt=0, lt=1)
     strikes: int = Field(3, ge=1, le=1000)
-    probation_checks: int = Field(3, ge=0, le=1000)
+    probation_checks: int = Field(3, ge=0, le=CELL_LIMIT)
     opening_budget: int = Field(50, ge=10, le=10_000_000)
 
 

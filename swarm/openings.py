@@ -25,6 +25,7 @@ from verify.record import History, colluders
 from verify.statement import domain_of, open_signed
 
 PIECE = 1 << 20
+REMEMBERED = 64
 M = TypeVar("M", bound=Message)
 
 
@@ -100,6 +101,8 @@ class Openings:
     evidence: Callable[[bytes], bytes | None]
     open_text: Callable[[Sequence[int]], list[bytes]]
     shown: ShownRounds
+    computed: dict[tuple[bytes, PeerID], bytes] = field(default_factory=dict)
+    """What checkers of late sessions told, by session and checker: they must not say another thing later."""
 
     @property
     def spent(self) -> bool:
@@ -142,6 +145,9 @@ class Openings:
         if asked.checked != self.me:
             raise MessageRefused(f"computed: of {asked.checked}'s work, not of this peer's")
         self._once(drawn, sender, raw)
+        self.computed[asked.session, sender] = raw
+        while len(self.computed) > REMEMBERED:
+            self.computed.pop(next(iter(self.computed)))
         kept = drawn.transcript
         answer = [self.sign(work.committed.open_slice(asked.session, draw.what))]
         answer += [kept.headers[part] for part in kept.cut.parts]

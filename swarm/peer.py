@@ -59,14 +59,14 @@ from swarm.net.members import MembersClient, MembersServer
 from swarm.net.public import PublicClient, PublicServer
 from swarm.net.rpc import Refused, Unreachable
 from swarm.openings import BudgetSpent
-from swarm.order import DataView
+from swarm.order import DataView, Order
 from swarm.outer import self_test
 from swarm.phases import PhaseClock, phase_of
 from swarm.round import Participant
 from swarm.snapshot import SnapshotCorrupt, path_of
 from swarm.store import Store
 from verify.identity import Identity
-from verify.record import MICRO, Decided, Goodbye, History, Join, Recovery
+from verify.record import MICRO, Decided, Goodbye, History, Recovery
 from verify.statement import domain_of, open_signed, sign
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,7 @@ class Peer:
         self._final: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._phases = PhaseClock(time.monotonic)
         self._bans_told: set[PeerID] = set()
+        self._trial: tuple[Order | None, tuple[tuple[int, ...], ...]] = (None, ())
         self._round_started = time.monotonic()
         self._paused = False
         self._why: str | None = None
@@ -558,16 +559,16 @@ class Peer:
         self._do(self.machine.learn([decided.encode()]))
 
     async def _ask_to_join(self) -> None:
-        machine = self.machine
-        join = Join(
-            run=self.run_id,
-            round=machine.history.round,
-            data_root=machine.data.root,
-            data_count=machine.data.count if machine.data.root is not None else 0,
-            invitation=self.settings.invitation,
-        )
-        statement = sign(self.identity, join)
-        self.emit({"event": "joining", "round": machine.history.round})
+        machine, order = self.machine, self.machine.trial()
+        if machine.history.probation.under_way(self.me, machine.history.round):
+            return
+        if order is not None and self._trial[0] != order:
+            self.emit({"event": "joining", "round": order.round, "trial": len(order.slices)})
+            self._trial = order, await self.compute.trial(order)
+        elif order is None:
+            self.emit({"event": "joining", "round": machine.history.round, "trial": 0})
+            self._trial = None, ()
+        statement = machine.join(*self._trial, self.settings.invitation)
         for peer, record in self.directory.known().items():
             if peer in machine.history.roster:
                 try:

@@ -58,7 +58,7 @@ from swarm.effects import (
 from swarm.manifest import Manifest
 from swarm.meeting import Adverts, believed, ledger_lies
 from swarm.openings import ShownRounds
-from swarm.order import DataView, draw_order
+from swarm.order import DataView, Order, draw_order, trial_order
 from swarm.rules import evidence_rules
 from verify import agreement as voting
 from verify.agreement import Agreement
@@ -441,6 +441,28 @@ class Participant:
     def carry(self, raw: bytes) -> None:
         """Take a statement to put into the next record. Raises RecordRefused."""
         self._carried.take(raw, self.history)
+
+    def trial(self) -> Order | None:
+        """What this peer must compute for its next join; None where a join needs no trial."""
+        history, enough = self.history, len(self.history.roster) >= self.manifest.run.min_peers
+        if history.is_proved(self.me) or (history.moved == 0 and not enough):
+            return None
+        return trial_order(history, self.me, self.manifest.work, history.trial_slices)
+
+    def join(
+        self, order: Order | None, trial: tuple[tuple[int, ...], ...], invitation: bytes | None
+    ) -> bytes:
+        """The statement that asks to be taken in. `trial`: sketches of the slices of `order`, a `trial()`."""
+        own = self.data.root is not None
+        said = Join(
+            run=self.history.run,
+            round=self.history.round if order is None else order.round,
+            data_root=self.data.root,
+            data_count=self.data.count if own else 0,
+            invitation=invitation,
+            trial=trial,
+        )
+        return sign(self.identity, said)
 
     def waiting(self) -> list[PeerID]:
         """Peers that asked to join and are not in the roster yet."""

@@ -56,7 +56,9 @@ from swarm.store import replay
 from verify.commitment import Committed, chunk_digests
 from verify.evidence import Rules
 from verify.identity import Identity
-from verify.record import Decided, Genesis, History, Join
+from verify.probation import sketch_seed
+from verify.record import Decided, Genesis, History
+from verify.sketch import sketch
 from verify.statement import sign
 
 CHUNK = 16
@@ -65,13 +67,16 @@ MOST = 100
 """What a slice's element saturates to in virtual work."""
 
 
-def virtual_manifest(rounds: int, mode: str = "secure", min_peers: int = 4, **tables: str) -> Manifest:
+def virtual_manifest(
+    rounds: int, mode: str = "secure", min_peers: int = 4, probation: int = 0, **tables: str
+) -> Manifest:
     """A manifest for virtual time; `tables` adds lines to its tables by name."""
     lines = {
         "run": f"rounds = {rounds}\nmin_peers = {min_peers}",
         "membership": "round_timeout_seconds = 12.0",
         "work": "window_seconds = 5.0\nsequences_per_slice = 1",
         "aggregation": f'mode = "{mode}"',
+        "verification": f"probation_checks = {probation}",
     }
     for name, more in tables.items():
         lines[name] = f"{lines.get(name, '')}\n{more}"
@@ -174,6 +179,7 @@ class VirtualSwarm:
             recovery_threshold=1,
             suspend_after=self.manifest.membership.suspend_after,
             strikes=self.manifest.verification.strikes,
+            probation_checks=self.manifest.verification.probation_checks,
             largest_cell=self.manifest.aggregation.largest_cell,
             invited=False,
             created=0,
@@ -368,6 +374,13 @@ class VirtualSwarm:
         """What a checker gets for one slice of another's order."""
         return virtual_slice(order, index, self.size)
 
+    def trial(self, me: PeerID, order: Order) -> tuple[tuple[int, ...], ...]:
+        """The sketches that a newcomer sends of its trial."""
+        return tuple(
+            sketch(virtual_slice(order, index, self.size), sketch_seed(order.seed, index))
+            for index in range(len(order.slices))
+        )
+
     def _ask(self, me: PeerID, key: int, to: PeerID, raw: bytes) -> None:
         """Ask as gRPC would: an answer, or nothing where it is refused or nobody is there."""
         machine = self.machine(me)
@@ -481,7 +494,6 @@ class VirtualSwarm:
 
     def _tend(self, me: PeerID, seconds: float) -> None:
         """A peer that watches follows the records, gets the snapshot, and asks to be taken in."""
-        peer = self.peers[me]
 
         def tend() -> Iterable[Effect]:
             self._tend(me, 1.0)
@@ -492,15 +504,11 @@ class VirtualSwarm:
             if machine.phase is Phase.WATCH and machine.snapshot != machine.history.snapshot:
                 self._fetch(me, machine.history.snapshot)
             elif machine.phase is Phase.WATCH and me not in machine.history.roster:
-                join = Join(
-                    run=machine.history.run,
-                    round=machine.history.round,
-                    data_root=None,
-                    data_count=machine.data.count if machine.data.root is not None else 0,
-                    invitation=None,
-                )
+                order = machine.trial()
+                trial = () if order is None else self.trial(me, order)
+                join = machine.join(order, trial, None)
                 for member in machine.history.members:
-                    self._tell(me, member, sign(peer.identity, join))
+                    self._tell(me, member, join)
             return effects
 
         self._later(seconds, me, tend)

@@ -17,6 +17,7 @@ from secagg.messages import Advert, SessionMessage
 from swarm.openings import EvidenceAsked, ShownAsked
 from verify.check import ChunksAsked, Computed, SequencesAsked
 from verify.commitment import ChunkOpening, SliceOpening
+from verify.record import Join
 from verify.standing import Judgement, Verdict
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +28,7 @@ OF_SESSIONS = [kind for kind in SessionMessage.__subclasses__() if kind.__module
 OF_CHECKS = [SequencesAsked, Computed, ChunksAsked, ShownAsked, SliceOpening, ChunkOpening]
 DESCRIBED: list[tuple[type[Message], list[str]]] = [
     *((kind, LINES) for kind in (Advert, *OF_SESSIONS)),
-    *((kind, CHECKS) for kind in (*OF_CHECKS, Verdict, Judgement, EvidenceAsked)),
+    *((kind, CHECKS) for kind in (*OF_CHECKS, Verdict, Judgement, EvidenceAsked, Join)),
 ]
 CONSTANTS: dict[str, ModuleType] = {
     "PROTOCOL_VERSION": messages,
@@ -68,6 +69,8 @@ def type_in_words(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
     if annotation is bool:
         return "yes or no"
     most = bounds["lt"] - 1 if "lt" in bounds else bounds["le"]
+    if bounds["ge"] == -most - 1 == -(1 << 62):
+        return "signed"
     return "count" if most == (1 << 63) - 1 else f"integer {bounds['ge']}..{most:,}"
 
 

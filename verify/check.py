@@ -19,9 +19,8 @@ from typing import Annotated, ClassVar, TypeVar
 import numpy as np
 from pydantic import FailFast, Field
 
-from proto.canonical import Count, Digest, Message, PeerID
+from proto.canonical import Count, Message, PeerID, tagged_hash
 from proto.errors import MessageRefused
-from proto.merkle import root
 from secagg.messages import Advert, Evidence, Opening, Part, SessionMessage
 from secagg.transcript import NotWhatWasSent, Transcript
 from verify.commitment import (
@@ -37,6 +36,7 @@ from verify.commitment import (
     salt_of,
 )
 from verify.lottery import Draw, chunks_to_open, draw
+from verify.sketch import Sketch, sketch
 from verify.statement import Signed, open_signed
 
 TRIES = 4
@@ -55,12 +55,12 @@ class SequencesAsked(SessionMessage):
 
 
 class Computed(SessionMessage):
-    """What a checker got for the drawn slice: the Merkle root over its chunks' BLAKE3 hashes."""
+    """What a checker got for the drawn slice: a sketch of it, under the signs of session and checked peer."""
 
     DOMAIN: ClassVar[str] = "computed"
 
     checked: PeerID
-    result: Digest
+    sketch: Sketch
 
 
 class ChunksAsked(SessionMessage):
@@ -96,10 +96,10 @@ class Compute:
 
 @dataclass(frozen=True)
 class Found:
-    """The check is over. `outcome` as in a Verdict; evidence where there is some."""
+    """The check is over. `outcome` and `sketch` as in a Verdict; evidence where there is some."""
 
     outcome: str
-    result: bytes
+    sketch: tuple[int, ...] | None = None
     evidence: Evidence | None = None
 
 
@@ -125,7 +125,7 @@ class Check:
     _mine: np.ndarray | None = field(default=None, init=False, repr=False)
     _digests: list[bytes] = field(default_factory=list, init=False, repr=False)
     _slice: tuple[bytes, SliceOpening] | None = field(default=None, init=False, repr=False)
-    _result: bytes = field(default=bytes(32), init=False)
+    _sketch: tuple[int, ...] | None = field(default=None, init=False)
 
     def start(self) -> list[Effect]:
         """Ask for the text, or compute at once."""
@@ -166,10 +166,9 @@ class Check:
             return [self._found("silent" if self.own and not text_held else "unclear")]
         self._mine = encoded
         self._digests = chunk_digests(encoded, self.transcript.cut.chunk)
-        self._result = root(self._digests)
-        return self._ask(
-            Computed(session=self.transcript.session, checked=self.draw.checked, result=self._result)
-        )
+        session, checked = self.transcript.session, self.draw.checked
+        self._sketch = sketch(encoded, tagged_hash("sketch", session, checked.encode()))
+        return self._ask(Computed(session=session, checked=checked, sketch=self._sketch))
 
     # -- what was opened ------------------------------------------------------------------------------
 
@@ -250,7 +249,8 @@ class Check:
         if not unequal:
             return [self._found("clean")]
         most = chunks_to_open(self.transcript.chunks, self.rules.fraction)
-        picked = sorted(unequal[at] for at in draw(self._result, min(most, len(unequal)), len(unequal)))
+        seed = tagged_hash("picked", *self._digests)
+        picked = sorted(unequal[at] for at in draw(seed, min(most, len(unequal)), len(unequal)))
         return self._ask(ChunksAsked(session=self.transcript.session, chunks=tuple(picked)))
 
     def _on_chunks(self, raws: list[bytes]) -> list[Effect]:
@@ -287,11 +287,11 @@ class Check:
         return signed
 
     def _found(self, outcome: str) -> Found:
-        return Found(outcome, self._result)
+        return Found(outcome, self._sketch)
 
     def _wrong(self, kind: str, statements: tuple[bytes, ...]) -> Found:
         adverts = tuple(sorted(raw for raw, _ in self.transcript.adverts.values()))
-        return Found("wrong", self._result, Evidence(kind, self.draw.checked, statements, adverts))
+        return Found("wrong", self._sketch, Evidence(kind, self.draw.checked, statements, adverts))
 
 
 def convicts(far: float, tolerance: float) -> bool | None:

@@ -53,7 +53,7 @@ from verify.case import (
 )
 from verify.record import Vote
 from verify.statement import Signed, domain_of
-from verify.work_evidence import examine_mask_key, examine_opening, examine_slices
+from verify.work_evidence import examine_mask_key, examine_opening, examine_results, examine_slices
 
 __all__ = ["EXAMINERS", "EvidenceRefused", "PortableEvidence", "Rules", "examine", "portable"]
 
@@ -411,6 +411,7 @@ EXAMINERS: dict[str, Examiner] = {
     "opening": examine_opening,
     "mask key": examine_mask_key,
     "slices": examine_slices,
+    "two results": examine_results,
     "two lists": _twice(ShareLists, "sets of share lists", of_part=False),
     "two sets": _twice(SurvivorSet, "survivor sets", of_part=False),
     "two parts": _twice(Part, "masked parts", of_part=True),

@@ -106,6 +106,19 @@ def draw_checks(
     return tuple(draws)
 
 
+def looked_at_twice(beacon: bytes, draws: Sequence[Draw], rate: float) -> frozenset[PeerID]:
+    """Of a session's draws, whose work a second checker looks at too, with the chance `rate` squared.
+
+    `beacon`: the next session's, which no checker knows while it computes. What the two sign must agree.
+    """
+    twice = set()
+    for one in draws:
+        seed = tagged_hash("second-look", beacon, one.checked.encode())
+        if _happens(tagged_hash("checked", seed), rate) and _happens(tagged_hash("again", seed), rate):
+            twice.add(one.checked)
+    return frozenset(twice)
+
+
 def checkers(beacon: bytes, survivors: Sequence[PeerID], peer: PeerID) -> tuple[PeerID, ...]:
     """Who looks at `peer`'s work in a session if it is drawn, in turn; never itself."""
     seed = tagged_hash("check", beacon, peer.encode())

@@ -16,7 +16,9 @@ from pydantic import FailFast, Field
 from proto.canonical import MAX_MESSAGE, Count, Digest, Message, PeerID, tagged_hash
 from proto.errors import MessageRefused, SwarmError
 from secagg.messages import MAX_CELL, MAX_STATEMENT, Each, Some, Weight
-from verify.lottery import ALTERNATES, checkers
+from verify.lottery import ALTERNATES, checkers, in_turn
+from verify.probation import Probation
+from verify.sketch import Sketch
 from verify.standing import Ban, Conduct, Judgement, Verdict
 from verify.statement import domain_of, open_signed
 
@@ -37,6 +39,7 @@ REMEMBERED = 8
 Subject = tuple[str, ...]
 """What a statement is about: a record carries one for each."""
 
+M = TypeVar("M", bound=Message)
 S = TypeVar("S", Verdict, Judgement)
 Raw = Annotated[bytes, Field(max_length=MAX_STATEMENT)]
 
@@ -64,6 +67,7 @@ class Genesis(Message):
     recovery_threshold: Annotated[int, Field(ge=1, le=MAX_CELL)]
     suspend_after: Annotated[int, Field(ge=1)]
     strikes: Annotated[int, Field(ge=1)]
+    probation_checks: Annotated[int, Field(ge=0, le=MAX_CELL)]
     largest_cell: Annotated[int, Field(ge=1, le=MAX_CELL)]
     invited: bool
     created: Count  # Unix time, ms
@@ -79,7 +83,10 @@ class Invitation(Message):
 
 
 class Join(Message):
-    """A peer asks to be in the roster. With data of its own it commits to them here."""
+    """A peer asks to be in the roster. With data of its own it commits to them here.
+
+    `trial`: a sketch of each slice that the beacon of record `round` makes up for it, while on probation.
+    """
 
     DOMAIN: ClassVar[str] = "join"
 
@@ -88,6 +95,7 @@ class Join(Message):
     data_root: Digest | None
     data_count: Count
     invitation: Annotated[bytes, Field(max_length=1024)] | None
+    trial: Each[Sketch]
 
 
 class Goodbye(Message):
@@ -207,6 +215,11 @@ def newcomers(roster_size: int) -> int:
     return max([1, *(more for more in range(2, MAX_CELL) if quorum(roster_size + more) <= roster_size)])
 
 
+def trials(roster_size: int) -> int:
+    """Trials that one record may carry: each costs members the computing of one slice of their own."""
+    return max(1, roster_size // 8)
+
+
 def run_id(signed_genesis: bytes) -> bytes:
     """The run's name: SHA-256 of the signed genesis statement."""
     return tagged_hash("run", signed_genesis)
@@ -234,6 +247,9 @@ class History:
     conduct: Conduct = field(default_factory=Conduct)
     sessions: Mapping[bytes, tuple[bytes, tuple[PeerID, ...]]] = field(default_factory=dict)
     """Beacon and survivors of the sessions that the last records name."""
+    probation: Probation = field(default_factory=Probation)
+    proved: frozenset[PeerID] = frozenset()
+    """Whoever has been in the roster: nobody is on probation twice."""
 
     @classmethod
     def begin(cls, signed_genesis: bytes, run: bytes | None = None) -> "History":
@@ -252,7 +268,9 @@ class History:
         if list(members) != sorted(set(members)) or len(members) > genesis.largest_cell:
             raise RecordRefused("genesis: members must be distinct, in order, and fit the largest cell")
         roster = {member: Standing() for member in genesis.members}
-        return cls(name, genesis, roster, 0, 0, name, genesis.snapshot, tagged_hash("beacon", name))
+        proved = frozenset(members)
+        beacon = tagged_hash("beacon", name)
+        return cls(name, genesis, roster, 0, 0, name, genesis.snapshot, beacon, proved=proved)
 
     @property
     def members(self) -> tuple[PeerID, ...]:
@@ -262,6 +280,30 @@ class History:
     @property
     def quorum(self) -> int:
         return quorum(len(self.roster))
+
+    def is_proved(self, peer: PeerID) -> bool:
+        """Whether a join of `peer` takes it in: it was a member before, or has done its probation."""
+        checks = self.genesis.probation_checks
+        may_collude = colluders(len(self.roster))
+        return checks == 0 or peer in self.proved or self.probation.done(peer, checks, may_collude)
+
+    @property
+    def trial_slices(self) -> int:
+        """Slices of a trial: so many that all of them found right end a probation."""
+        return max(self.genesis.probation_checks, colluders(len(self.roster)) + 1)
+
+    def taken(self, joins: Iterable[bytes]) -> list[bytes]:
+        """Which of these joins, all admissible, the next record carries: members to be, then trials."""
+        proved: list[bytes] = []
+        tried: dict[PeerID, bytes] = {}
+        for raw in sorted(joins):
+            join = open_signed(raw, Join)
+            if self.is_proved(join.signer):
+                proved.append(raw)
+            elif join.message.trial:
+                tried[join.signer] = raw
+        turns = in_turn(tagged_hash("trials", self.beacon), list(tried))[: trials(len(self.roster))]
+        return [*proved[: newcomers(len(self.roster))], *(tried[peer] for peer in turns)]
 
     def extend(self, raw: bytes) -> "History":
         """The history with one more record, checked in full. Raises RecordRefused."""
@@ -275,11 +317,14 @@ class History:
             raise RecordRefused("record: the certificate is for another attempt")
         self.check_certificate(decided, record.digest())
         self._check_content(record)
-        conduct = self._next_conduct(record)
+        verdicts = self._said_in(record, Verdict)
+        conduct = self._next_conduct(record, verdicts)
         roster = self._next_roster(record, conduct.bans)
         return replace(
             self,
             roster=roster,
+            proved=self.proved | roster.keys(),
+            probation=self._next_probation(record, verdicts),
             round=record.round,
             moved=self.moved + 1,
             head=record.digest(),
@@ -331,15 +376,35 @@ class History:
             raise RecordRefused(f"join: {join.signer} is banned since record {ban.round}, for {ban.reason}")
         if self.genesis.invited:
             self._check_invitation(join.message.invitation, join.signer)
+        self._check_trial(join.signer, join.message)
         return join.signer
+
+    def _check_trial(self, peer: PeerID, join: Join) -> None:
+        if self.is_proved(peer):
+            needed = 0
+        elif not join.trial and not self.moved:
+            return  # the stewards may take it in before the first round
+        elif self.probation.under_way(peer, self.round):
+            raise RecordRefused(f"join: members still look at the trial of {peer}; ask again after it")
+        elif join.round < self.round - 1:
+            raise RecordRefused(
+                f"join: its trial is of record {join.round}, now is {self.round}; do a new one"
+            )
+        else:
+            needed = self.trial_slices
+        if len(join.trial) != needed:
+            raise RecordRefused(f"join: a trial of {len(join.trial)} slices, {needed} are asked of {peer}")
 
     def subject(self, raw: bytes) -> Subject:
         """What a statement is about, if the next record may carry it. Raises MessageRefused."""
         domain = domain_of(raw)
         if domain == Verdict.DOMAIN:
             signer, verdict = self._said(raw, Verdict)
-            self._check_known(domain, signer, verdict.checked)
-            self._check_drawn(signer, verdict)
+            if verdict.session in self.probation.slices:
+                self._check_trial_drawn(signer, verdict)
+            else:
+                self._check_known(domain, signer, verdict.checked)
+                self._check_drawn(signer, verdict)
             self.conduct.check_verdict(signer, verdict)
             return domain, signer, verdict.checked
         if domain == Judgement.DOMAIN:
@@ -359,6 +424,11 @@ class History:
             raise RecordRefused(f"{domain}: {signer} is not in the roster")
         if about not in self.roster and about not in self.changed:  # who cheats and leaves is still judged
             raise RecordRefused(f"{domain}: {about} was not in the roster lately")
+
+    def _check_trial_drawn(self, signer: PeerID, verdict: Verdict) -> None:
+        one = self.probation.slices[verdict.session]
+        if (signer, verdict.checked) != (one.checker, one.peer) or verdict.outcome == "silent":
+            raise RecordRefused(f"verdict: {signer} was not drawn to look at that trial of {verdict.checked}")
 
     def _check_drawn(self, signer: PeerID, verdict: Verdict) -> None:
         """Of a session that a late record names, only those who were drawn may say what they found.
@@ -396,18 +466,30 @@ class History:
         most = Counter(signer for _, signer, *_ in subjects).most_common(1)
         if most and most[0][1] > MOST_OF_ONE:
             raise RecordRefused(f"record: {most[0][1]} statements of {most[0][0]}, at most {MOST_OF_ONE}")
-        joins = sum(domain_of(raw) == Join.DOMAIN for raw in record.statements)
-        if joins > newcomers(len(self.roster)):
-            raise RecordRefused(f"record: {joins} join at once, at most {newcomers(len(self.roster))} may")
+        joins = [raw for raw in record.statements if domain_of(raw) == Join.DOMAIN]
+        if set(self.taken(joins)) != set(joins):
+            size = len(self.roster)
+            raise RecordRefused(
+                f"record: {len(joins)} joins; at most {newcomers(size)} are let in and {trials(size)} tried"
+            )
 
-    def _next_conduct(self, record: Record) -> Conduct:
-        said = [(domain_of(raw), raw) for raw in record.statements]
-        verdicts = [open_signed(raw, Verdict) for domain, raw in said if domain == Verdict.DOMAIN]
-        judgements = [open_signed(raw, Judgement) for domain, raw in said if domain == Judgement.DOMAIN]
+    def _said_in(self, record: Record, kind: type[M]) -> list[tuple[PeerID, M]]:
+        signed = (open_signed(raw, kind) for raw in record.statements if domain_of(raw) == kind.DOMAIN)
+        return [(one.signer, one.message) for one in signed]
+
+    def _next_probation(self, record: Record, verdicts: Sequence[tuple[PeerID, Verdict]]) -> Probation:
+        tried = [
+            (peer, join.round, join.digest(), join.trial)
+            for peer, join in self._said_in(record, Join)
+            if not self.is_proved(peer)
+        ]
+        return self.probation.after(record.round, record.beacon, self.members, tried, verdicts)
+
+    def _next_conduct(self, record: Record, verdicts: Sequence[tuple[PeerID, Verdict]]) -> Conduct:
         return self.conduct.after(
             record.round,
-            [(signed.signer, signed.message) for signed in verdicts],
-            [(signed.signer, signed.message) for signed in judgements],
+            verdicts,
+            self._said_in(record, Judgement),
             record.survivors,
             self.sessions,
             self.roster,
@@ -429,8 +511,8 @@ class History:
                 roster.pop(open_signed(raw, Goodbye).signer, None)
             elif domain == Join.DOMAIN and len(roster) < self.genesis.largest_cell:
                 join = open_signed(raw, Join)
-                if join.signer in bans:
-                    continue  # since this very record
+                if join.signer in bans or not self.is_proved(join.signer):
+                    continue  # banned since this very record, or on trial
                 roster[join.signer] = Standing(0, join.message.data_root, join.message.data_count)
         return roster
 
@@ -464,6 +546,7 @@ class History:
             round=recovery.round,
             head=recovery.digest(),
             beacon=tagged_hash("beacon", recovery.digest()),
+            proved=self.proved | set(members),
             changed=self._changes(roster),
         )
 
@@ -480,8 +563,8 @@ def union_of_statements(history: History, carried: Iterable[Sequence[bytes]]) ->
             chosen.setdefault(history.subject(raw), raw)
         except MessageRefused:
             continue  # it was admissible where it was signed, at another height; the record goes without
-    joins = sorted(raw for raw in chosen.values() if domain_of(raw) == Join.DOMAIN)
-    late = set(joins[newcomers(len(history.roster)) :])
+    joins = {raw for raw in chosen.values() if domain_of(raw) == Join.DOMAIN}
+    late = joins - set(history.taken(joins))
     ranked = sorted((RANK[subject[0]], raw, subject[1]) for subject, raw in chosen.items() if raw not in late)
     kept: list[bytes] = []
     of_one: Counter[PeerID] = Counter()

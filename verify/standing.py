@@ -9,8 +9,9 @@ The promise: no c members can have anybody banned or struck, whatever they sign,
 others from it. Evidence bans once more than c members found that it holds; where more than c found that it
 does not, those who said it held are banned instead: an accusation costs its author what it would have cost
 the accused. A silent peer is struck when more than c members could not make it answer, in more
-sessions than one outage costs, while it took part; the manifest says how many strikes ban. A banned key
-stays banned.
+sessions than one outage costs, while it took part; the manifest says how many strikes ban. A checker whose
+sketches more than c others contradict, each having computed the same slice, has not computed what it signs:
+it is banned too. A banned key stays banned.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -22,6 +23,7 @@ from pydantic import Field
 
 from proto.canonical import Count, Digest, Message, PeerID
 from proto.errors import MessageRefused
+from verify.sketch import Sketch, agree
 
 LIFETIME = 64
 """Records after which a verdict or judgement no longer counts."""
@@ -31,6 +33,7 @@ OUTAGE = 2
 MOST_OPEN = 8
 """Charges that one member may have judged and nobody else has."""
 SILENCE = "silence"
+CONTRADICTED = "contradicted checks"
 FALSE_ACCUSATION = "false accusation"
 
 K = TypeVar("K")
@@ -38,7 +41,11 @@ Kind = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z ]+$")]
 
 
 class Verdict(Message):
-    """What a drawn checker found. `result`: what it computed, signed before it saw the other's."""
+    """What a drawn checker found of a session's work, or of a slice of a trial (`session` names it).
+
+    `sketch`: of what it computed itself, signed to the checked peer before it saw the other's; None where it
+    came to no result.
+    """
 
     DOMAIN: ClassVar[str] = "verdict"
 
@@ -47,7 +54,7 @@ class Verdict(Message):
     session: Digest
     checked: PeerID
     outcome: Literal["clean", "wrong", "silent", "unclear"]
-    result: Digest
+    sketch: Sketch | None
 
 
 class Judgement(Message):
@@ -83,6 +90,10 @@ class Ban:
 
 Complaint = tuple[PeerID, bytes]
 """Who could not make a peer answer, and in which session."""
+Looked = tuple[bytes, PeerID]
+"""A session, and whose work in it."""
+Claim = tuple[PeerID, int, tuple[int, ...]]
+"""Who computed it, in which record it says so, and the sketch."""
 Charge = tuple[bytes, str, PeerID]
 """What is judged: evidence, its kind, and whom it is against."""
 
@@ -109,11 +120,15 @@ class Conduct:
     settled: Mapping[Charge, int] = field(default_factory=lambda: MappingProxyType({}))
     complaints: Mapping[PeerID, Mapping[Complaint, int]] = field(default_factory=lambda: MappingProxyType({}))
     seen: Mapping[tuple[PeerID, bytes, PeerID], int] = field(default_factory=lambda: MappingProxyType({}))
+    computed: Mapping[Looked, tuple[Claim, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    contradicted: Mapping[PeerID, Mapping[PeerID, int]] = field(default_factory=lambda: MappingProxyType({}))
 
     def check_verdict(self, signer: PeerID, verdict: Verdict) -> None:
         """Raises MessageRefused for one that was counted before, or of oneself."""
         if signer == verdict.checked:
             raise MessageRefused("verdict: nobody checks itself")
+        if verdict.outcome == "clean" and verdict.sketch is None:
+            raise MessageRefused(f"verdict: {signer} finds clean what it has no sketch of")
         if (signer, verdict.session, verdict.checked) in self.seen:
             raise MessageRefused(f"verdict: {signer} said one of {verdict.checked} in that session before")
 
@@ -152,6 +167,13 @@ class Conduct:
         bans, passed, seen = dict(self.bans), dict(self.passed), _recent(self.seen, round_)
         complaints = {peer: _recent(said, round_) for peer, said in self.complaints.items()}
         here, seats = set(present), set(roster)
+        computed = {
+            subject: claims for subject, claims in self.computed.items() if claims[0][1] > round_ - LIFETIME
+        }
+        contradicted = {
+            peer: {other: at for other, at in by.items() if at > round_ - STRIKE_LIFETIME}
+            for peer, by in self.contradicted.items()
+        }
         struck = {
             peer: tuple(at for at in rounds if at > round_ - STRIKE_LIFETIME)
             for peer, rounds in self.strikes.items()
@@ -163,6 +185,16 @@ class Conduct:
                 passed[peer] = passed.get(peer, 0) + 1
             elif verdict.outcome == "silent" and verdict.round >= max(struck.get(peer, ()), default=0):
                 complaints.setdefault(peer, {})[signer, verdict.session] = round_
+            if verdict.sketch is not None:
+                claims = computed.get((verdict.session, peer), ())
+                for other, _, theirs in claims:
+                    if not agree(verdict.sketch, theirs):
+                        contradicted.setdefault(signer, {})[other] = round_
+                        contradicted.setdefault(other, {})[signer] = round_
+                computed[verdict.session, peer] = (*claims, (signer, round_, verdict.sketch))
+        for peer, by in contradicted.items():
+            if len(by.keys() & seats) >= enough:
+                bans.setdefault(peer, Ban(round_, CONTRADICTED, bytes(32)))
         for peer, said in complaints.items():
             signers = {signer for signer, _ in said} & seats
             sessions_of = {session for signer, session in said if signer in seats}
@@ -190,7 +222,10 @@ class Conduct:
             settled[charge] = round_
             del judged[charge]
         open_complaints = {peer: said for peer, said in complaints.items() if said}
-        return Conduct(bans, struck, passed, judged, settled, open_complaints, seen)
+        open_contradictions = {peer: by for peer, by in contradicted.items() if by}
+        return Conduct(
+            bans, struck, passed, judged, settled, open_complaints, seen, computed, open_contradictions
+        )
 
 
 def charge_of(judgement: Judgement) -> Charge:

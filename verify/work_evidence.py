@@ -3,10 +3,11 @@
     opening   a slice or chunk opened that is not what its advert committed to
     mask key  a key of a pair's mask that is not in the root it signed
     slices    opened slices that, under the opened masks, are not the chunk it sent to be summed
+    two results  a checker's verdict with another sketch than it told the peer that it checked
     order     a commitment to another order than the beacon drew: needs the run's records
     update    opened integers that computing again does not give: needs the records, the snapshot and torch
 
-The promise: `opening`, `mask key` and `slices` hold or fall by what is in the evidence, and no honest peer
+The promise: all but the last two hold or fall by what is in the evidence, and no honest peer
 can be convicted of them. For `order` and `update` the functions here say what is to be compared with what.
 """
 
@@ -19,7 +20,8 @@ from blake3 import blake3
 from proto.merkle import leaf_hash, root, verify_inclusion
 from secagg.masks import Masker, sign_towards
 from secagg.messages import Advert, Opening, Part, SessionMessage
-from verify.case import EvidenceRefused, Papers, PortableEvidence, Rules, Session
+from verify.case import EvidenceRefused, Papers, PortableEvidence, Rules, Session, open_named
+from verify.check import Computed
 from verify.commitment import (
     MOST_SHOWN,
     ChunkOpening,
@@ -30,6 +32,7 @@ from verify.commitment import (
     fits,
     salt_of,
 )
+from verify.standing import Verdict
 from verify.statement import domain_of
 
 S = TypeVar("S", bound=SessionMessage)
@@ -116,6 +119,23 @@ def examine_slices(evidence: PortableEvidence, rules: Rules) -> str:
     if blake3(masked.data.cast("B")).digest() == sent[index]:
         raise EvidenceRefused("slices: they add up to what was sent")
     return f"{evidence.against} sent other integers in chunk {index} than it committed to {session.where}"
+
+
+def examine_results(evidence: PortableEvidence, rules: Rules) -> str:
+    """Two sketches of one slice by one checker: the second was not computed, but copied or made up."""
+    if evidence.adverts or len(evidence.statements) != 2:
+        raise EvidenceRefused("two results: a Computed, a Verdict and no adverts are needed")
+    told = open_named(evidence.statements[0], Computed, "statement 0")
+    said = open_named(evidence.statements[1], Verdict, "statement 1")
+    if not evidence.against == told.signer == said.signer or said.message.run != evidence.run:
+        raise EvidenceRefused(f"two results: not both are signed by {evidence.against} for this run")
+    one, other = told.message, said.message
+    if (one.session, one.checked) != (other.session, other.checked):
+        raise EvidenceRefused("two results: of two slices, which may differ")
+    if other.sketch in (None, one.sketch):
+        raise EvidenceRefused("two results: they are the same, or the verdict has none")
+    where = f"(session {one.session.hex()[:16]})"
+    return f"{evidence.against} signed two different results for {one.checked}'s slice {where}"
 
 
 def read_order(evidence: PortableEvidence, rules: Rules) -> tuple[Advert, SliceOpening]:

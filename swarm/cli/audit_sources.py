@@ -12,8 +12,7 @@ from typing import Any
 
 from proto.canonical import PeerID
 from proto.errors import MessageRefused, SwarmError
-from swarm.manifest import parse_manifest
-from swarm.rules import evidence_rules
+from swarm.rules import evidence_rules, read_terms
 from verify.audit import AuditRules, Source
 from verify.checkpoint import MAX_NOTE, parse_checkpoint
 from verify.identity import Identity, KeyFileError
@@ -31,29 +30,9 @@ class NoLedger(SwarmError):
     """What was named is no ledger, or cannot be reached."""
 
 
-class TermsDiffer(SwarmError):
-    """A genesis that promises other terms than its manifest."""
-
-    exit_code = 1
-
-
 def audit_rules(genesis: Genesis) -> AuditRules:
     """What the manifest in a genesis says of the run. Raises ManifestRefused, TermsDiffer."""
-    given = parse_manifest(genesis.manifest)
-    promised = {
-        "members": tuple(sorted({genesis.founder, *given.run.founding_peers})),
-        "stewards": tuple(sorted(given.run.stewards)) or (genesis.founder,),
-        "recovery_threshold": given.run.recovery_threshold,
-        "suspend_after": given.membership.suspend_after,
-        "strikes": given.verification.strikes,
-        "largest_cell": given.aggregation.largest_cell,
-        "invited": given.run.admission == "invited",
-    }
-    for name, value in promised.items():
-        if getattr(genesis, name) != value:
-            raise TermsDiffer(f"genesis says {name} = {getattr(genesis, name)}, its manifest says {value}")
-    if (genesis.data is None) != (given.data.mode == "own"):
-        raise TermsDiffer(f"genesis does not fit its manifest's data.mode = {given.data.mode!r}")
+    given = read_terms(genesis)
     return AuditRules(
         secure=given.aggregation.mode == "secure",
         own=given.data.mode == "own",

@@ -131,7 +131,10 @@ def sentence(event: Event) -> str:
         case "listening":
             return f"listening on ports {event['public']} (public) and {event['members']} (members)"
         case "joining":
-            return f"asking to join after round {event['round']}"
+            trial = (
+                f", with a trial of {event['trial']} slices that members look at" if event["trial"] else ""
+            )
+            return f"asking to join after round {event['round']}{trial}"
         case "void":
             why = event["reason"] or "so the others found"
             return f"round {event['round']} attempt {event['attempt']} came to nothing: {why}"

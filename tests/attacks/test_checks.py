@@ -22,7 +22,9 @@ from verify.commitment import ChunkOpening, SliceOpening
 from verify.evidence import PortableEvidence
 from verify.identity import Identity
 from verify.record import Goodbye, Join, RecordRefused, colluders
-from verify.standing import FALSE_ACCUSATION, SILENCE, Judgement, Verdict
+from verify.sketch import WIDTH
+from verify.sketch import sketch as make_sketch
+from verify.standing import CONTRADICTED, FALSE_ACCUSATION, SILENCE, Judgement, Verdict
 from verify.statement import domain_of, open_signed, sign
 
 Bend = Callable[[Order, list[np.ndarray]], Work]
@@ -346,9 +348,57 @@ def test_who_cheats_and_leaves_cannot_come_back() -> None:
     swarm.when(swarm.liar, Job, leave)
     assert swarm.goes_on() == {swarm.liar: "update"}
     history = swarm.machine(swarm.honest[0]).history
-    join = Join(run=history.run, round=history.round, data_root=None, data_count=0, invitation=None)
+    join = Join(run=history.run, round=history.round, data_root=None, data_count=0, invitation=None, trial=())
     with pytest.raises(RecordRefused, match="banned since"):
         history.admits(swarm.sign(swarm.liar, join))
+
+
+# -- checkers that do not compute ---------------------------------------------------------------------------
+
+
+def lazy(swarm: Swarm, sketch: Callable[[Verdict], object]) -> None:
+    """Liars find everybody clean on what they did not compute; `sketch`: what they sign for it."""
+    honest_again = swarm.recompute
+
+    def recompute(me: PeerID, order: Order, index: int) -> np.ndarray | None:
+        return np.zeros(swarm.size, np.int16) if me in swarm.liars else honest_again(me, order, index)
+
+    def say(sender: PeerID, to: PeerID, raw: bytes) -> list[tuple[float, bytes]]:
+        if sender not in swarm.liars or domain_of(raw) not in (Verdict.DOMAIN, Judgement.DOMAIN):
+            return [(0.0, raw)]
+        if domain_of(raw) == Judgement.DOMAIN:
+            return []
+        said = open_signed(raw, Verdict).message
+        changed = said.model_copy(update={"outcome": "clean", "sketch": sketch(said)})
+        return [(0.0, swarm.sign(sender, changed))]
+
+    swarm.recompute = recompute  # type: ignore[method-assign]
+    swarm.filter = say
+
+
+@ALL
+def test_who_finds_clean_what_it_did_not_compute_is_contradicted_and_banned(
+    peers: int, mode: str, rate: float
+) -> None:
+    swarm = Swarm(peers, 200, mode, rate)
+    lazy(swarm, lambda said: said.sketch or (0,) * WIDTH)
+    assert swarm.goes_on() == {swarm.liar: CONTRADICTED}
+
+
+def test_who_copies_a_sketch_from_what_it_was_shown_has_told_another_before() -> None:
+    swarm = Swarm(4, 30, "plain")
+
+    def copied(said: Verdict) -> object:
+        checks = swarm.machine(swarm.liar).checks
+        drawn = checks._drawn.get(said.session)
+        if drawn is None:
+            return said.sketch
+        (draw,) = (one for one in drawn.checks if one.checked == said.checked)
+        true = virtual_slice(checks._order_of(drawn, said.checked), draw.what, swarm.size)
+        return make_sketch(true, tagged_hash("sketch", said.session, said.checked.encode()))
+
+    lazy(swarm, copied)
+    assert swarm.goes_on() == {swarm.liar: "two results"}
 
 
 # -- lies about sums ---------------------------------------------------------------------------------------
@@ -524,7 +574,7 @@ def test_complaints_of_as_many_as_a_roster_bears_strike_nobody() -> None:
             session=tagged_hash("some", history.head),
             checked=victim,
             outcome="silent",
-            result=bytes(32),
+            sketch=(0,) * WIDTH,
         )
         swarm.tell_all(peer, swarm.sign(peer, said))
 
@@ -564,7 +614,7 @@ def test_members_that_flood_statements_keep_no_ban_away() -> None:
             about = sorted(history.roster)[number % (len(history.roster) - 1)]
             common = {"run": history.run, "round": history.round}
             judged = Judgement(**common, evidence=named, kind="update", against=about, holds=bool(number % 2))
-            found = Verdict(**common, session=named, checked=about, outcome="silent", result=named)
+            found = Verdict(**common, session=named, checked=about, outcome="silent", sketch=None)
             for message in (judged, found):
                 swarm.tell_all(flooder, swarm.sign(flooder, message))
 
@@ -583,7 +633,9 @@ def test_any_number_of_strangers_that_ask_to_join_keeps_no_ban_away() -> None:
             key = Identity.from_seed(bytes([90, number & 255, number >> 8]) + bytes(29))
             for peer in swarm.honest:
                 machine = swarm.machine(peer)
-                one = Join(run=machine.history.run, round=0, data_root=None, data_count=0, invitation=None)
+                one = Join(
+                    run=machine.history.run, round=0, data_root=None, data_count=0, invitation=None, trial=()
+                )
                 with suppress(MessageRefused):
                     machine.carry(sign(key, one))
 
@@ -620,7 +672,7 @@ def test_a_banned_key_that_starts_again_is_told_so_and_let_in_by_nobody() -> Non
     assert swarm.goes_on() == {swarm.liar: "update"}
     assert swarm.peers[swarm.liar].banned
     history = swarm.machine(swarm.honest[0]).history
-    join = Join(run=history.run, round=history.round, data_root=None, data_count=0, invitation=None)
+    join = Join(run=history.run, round=history.round, data_root=None, data_count=0, invitation=None, trial=())
     for peer in swarm.honest:
         with pytest.raises(RecordRefused, match="is banned since"):
             swarm.machine(peer).carry(swarm.sign(swarm.liar, join))

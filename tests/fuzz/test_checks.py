@@ -25,6 +25,7 @@ from tests.verify.checked import Bend
 from verify.check import ChunksAsked, Computed, SequencesAsked
 from verify.evidence import EvidenceRefused, PortableEvidence, examine
 from verify.evidence import Rules as EvidenceRules
+from verify.sketch import WIDTH
 
 
 def bent_list(mutator: Mutator, answer: list[bytes]) -> list[bytes]:
@@ -203,7 +204,7 @@ def test_whatever_is_asked_is_answered_or_refused(secure: bool) -> None:
     asked = [
         EvidenceAsked(evidence=bytes(32)),
         SequencesAsked(session=session),
-        Computed(session=session, checked=peer, result=bytes(32)),
+        Computed(session=session, checked=peer, sketch=(0,) * WIDTH),
         ChunksAsked(session=session, chunks=(0,)),
         ShownAsked(session=session, chunk=0),
     ]

@@ -67,7 +67,8 @@ def strategy(annotation: Any, metadata: Any = ()) -> st.SearchStrategy[Any]:
     assert origin is tuple, annotation
     if args[-1] is Ellipsis:
         low = bounds.get("min_length", 0)
-        return st.lists(strategy(args[0]), min_size=low, max_size=low + 3).map(tuple)
+        high = min(low + 3, bounds.get("max_length", low + 3))
+        return st.lists(strategy(args[0]), min_size=low, max_size=high).map(tuple)
     return st.tuples(*(strategy(arg) for arg in args))
 
 

@@ -19,7 +19,7 @@ def stranger(number: int) -> Identity:
 
 
 def asks(history: History, number: int) -> bytes:
-    peer = Join(run=history.run, round=history.round, data_root=None, data_count=0, invitation=None)
+    peer = Join(run=history.run, round=history.round, data_root=None, data_count=0, invitation=None, trial=())
     return sign(stranger(number), peer)
 
 

@@ -27,6 +27,7 @@ def genesis_of(members: Sequence[PeerID], **changes: object) -> Genesis:
         "recovery_threshold": 1,
         "suspend_after": 3,
         "strikes": 3,
+        "probation_checks": 0,
         "largest_cell": 8,
         "invited": False,
         "created": 0,
@@ -103,9 +104,16 @@ def said(peer: PeerID, message: Message) -> bytes:
     return sign(KEYS[peer], message)
 
 
-def join(history: History, peer: PeerID, round_: int | None = None, invitation: bytes | None = None) -> bytes:
+def join(
+    history: History,
+    peer: PeerID,
+    round_: int | None = None,
+    invitation: bytes | None = None,
+    trial: tuple[tuple[int, ...], ...] = (),
+) -> bytes:
     at = history.round if round_ is None else round_
-    return said(peer, Join(run=history.run, round=at, data_root=None, data_count=0, invitation=invitation))
+    asked = Join(run=history.run, round=at, data_root=None, data_count=0, invitation=invitation, trial=trial)
+    return said(peer, asked)
 
 
 def goodbye(history: History, peer: PeerID, round_: int | None = None) -> bytes:

@@ -21,6 +21,7 @@ from verify.commitment import ChunkOpening, SliceOpening, distance
 from verify.evidence import EvidenceRefused, PortableEvidence, examine, portable
 from verify.evidence import Rules as EvidenceRules
 from verify.lottery import Draw
+from verify.sketch import WIDTH
 from verify.statement import domain_of, open_signed, sign
 from verify.work_evidence import read_order, read_update
 
@@ -122,7 +123,7 @@ class Court:
     def computed(self, peer: PeerID, by: PeerID | None = None) -> bytes:
         """The first question about a peer's work, from its drawn checker or another."""
         session = self.drawn(peer).transcript.session
-        message = Computed(session=session, checked=peer, result=bytes(32))
+        message = Computed(session=session, checked=peer, sketch=(0,) * WIDTH)
         return self.sign(by or self.draw_of(peer).checkers[0], message)
 
     def look(

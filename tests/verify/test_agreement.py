@@ -159,6 +159,7 @@ def history_of(peers: list[PeerID]) -> History:
         recovery_threshold=1,
         suspend_after=3,
         strikes=3,
+        probation_checks=0,
         largest_cell=32,
         invited=False,
         created=0,

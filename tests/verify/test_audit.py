@@ -20,6 +20,7 @@ from verify.audit_session import RoundFacts, RoundTask, check_any
 from verify.ledger import Ledger
 from verify.lottery import checkers
 from verify.record import Decided, Record, Vote
+from verify.sketch import WIDTH
 from verify.standing import Verdict
 from verify.statement import domain_of, open_signed, sign
 
@@ -315,7 +316,7 @@ def test_the_verdict_of_a_peer_that_was_not_drawn_is_named() -> None:
     checked = made.peers[0]
     signer = checkers(first.beacon, first.survivors, checked)[0]
     verdict = Verdict(
-        run=made.run, round=2, session=first.session, checked=checked, outcome="clean", result=bytes(32)
+        run=made.run, round=2, session=first.session, checked=checked, outcome="clean", sketch=(0,) * WIDTH
     )
     statements = (sign(made.identities[signer], verdict),)
     at = places(entries, "decided")[-1]

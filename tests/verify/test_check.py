@@ -30,6 +30,7 @@ from tests.verify.checked import (
 )
 from verify.check import ChunksAsked, Computed, SequencesAsked, convicts
 from verify.commitment import ChunkOpening, Committed, SliceOpening, digest_of
+from verify.sketch import WIDTH
 from verify.standing import Verdict
 from verify.statement import domain_of, open_signed
 
@@ -87,7 +88,7 @@ def test_the_checker_says_what_it_computed_before_it_is_told_anything() -> None:
     one = here.look(lie=listen)
     other = here.look(lie=listen, mine=here.true(here.liar) + np.int16(1))
     assert asked == [Computed.DOMAIN, Computed.DOMAIN, ChunksAsked.DOMAIN]
-    assert one.result != other.result
+    assert one.sketch != other.sketch
 
 
 def test_a_snapshot_that_the_checker_lacks_is_not_the_others_silence() -> None:
@@ -430,10 +431,10 @@ def test_a_checker_gets_one_answer_of_a_kind_and_never_the_whole_slice() -> None
     first, second = (ChunksAsked(session=session, chunks=(chunk,)) for chunk in (0, 1))
     with pytest.raises(Exception, match="not said what it computed"):
         asks(first)
-    computed = Computed(session=session, checked=peer, result=bytes(32))
+    computed = Computed(session=session, checked=peer, sketch=(0,) * WIDTH)
     assert asks(computed) == asks(computed)
     with pytest.raises(Exception, match="asked another thing"):
-        asks(computed.model_copy(update={"result": bytes([1]) * 32}))
+        asks(computed.model_copy(update={"sketch": (1,) * WIDTH}))
     assert len(asks(first)) == len(asks(first)) == 1
     with pytest.raises(Exception, match="asked another thing"):
         asks(second)
@@ -455,7 +456,7 @@ def test_a_complaint_makes_the_next_ones_look_once_however_often_it_is_told() ->
         session=kept.session,
         checked=peer,
         outcome="silent",
-        result=bytes(32),
+        sketch=(0,) * WIDTH,
     )
     raw = here.sign(first, complaint)
     (again,) = machine.checks.heard(raw, machine.history)

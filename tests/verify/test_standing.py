@@ -11,7 +11,9 @@ from proto.errors import MessageRefused
 from tests.verify.chain import PEERS, begin, decided, follow, goodbye, join, record_after, recovery, said
 from verify.lottery import checkers
 from verify.record import History, RecordRefused, colluders, union_of_statements
+from verify.sketch import WIDTH
 from verify.standing import (
+    CONTRADICTED,
     FALSE_ACCUSATION,
     LIFETIME,
     MOST_OPEN,
@@ -23,6 +25,10 @@ from verify.standing import (
 
 EVIDENCE = bytes([9]) * 32
 VICTIM = PEERS[7]
+TRUE = (1_000, -2_000) * (WIDTH // 2)
+"""What an honest machine signs of a slice, and below what another honest one does."""
+NEARLY = (1_001, *TRUE[1:])
+FALSE = (0,) * WIDTH
 Found = dict[PeerID, bool]
 
 
@@ -32,7 +38,13 @@ def judgement(
     return Judgement(run=bytes(32), round=0, evidence=evidence, kind=kind, against=against, holds=holds)
 
 
-def verdict(checked: PeerID = VICTIM, outcome: str = "silent", session: int = 0, round_: int = 0) -> Verdict:
+def verdict(
+    checked: PeerID = VICTIM,
+    outcome: str = "silent",
+    session: int = 0,
+    round_: int = 0,
+    sketch: tuple[int, ...] | None = None,
+) -> Verdict:
     return Verdict.model_validate(
         {
             "run": bytes(32),
@@ -40,7 +52,7 @@ def verdict(checked: PeerID = VICTIM, outcome: str = "silent", session: int = 0,
             "session": tagged_hash("session", session.to_bytes(8, "big")),
             "checked": checked,
             "outcome": outcome,
-            "result": bytes(32),
+            "sketch": TRUE if sketch is None and outcome == "clean" else sketch,
         }
     )
 
@@ -72,6 +84,50 @@ def step(
     return conduct.after(round_, said_, found, present, sessions, roster, colluders(len(roster)), strikes)
 
 
+# -- checkers that contradict each other -------------------------------------------------------------------
+
+
+def test_a_checker_that_more_than_c_others_contradict_has_computed_nothing_and_is_banned() -> None:
+    conduct, liar = Conduct(), PEERS[0]
+    for at, honest in enumerate(PEERS[1:4]):
+        assert liar not in conduct.bans
+        both = [
+            (liar, verdict(outcome="clean", session=at, sketch=FALSE)),
+            (honest, verdict(outcome="clean", session=at)),
+        ]
+        conduct = step(conduct, at + 1, verdicts=both)
+    assert {peer: ban.reason for peer, ban in conduct.bans.items()} == {liar: CONTRADICTED}
+
+
+def test_machines_that_round_differently_do_not_contradict_each_other() -> None:
+    conduct = Conduct()
+    for at, honest in enumerate(PEERS[1:7]):
+        both = [
+            (PEERS[0], verdict(outcome="clean", session=at, sketch=NEARLY)),
+            (honest, verdict(outcome="clean", session=at)),
+        ]
+        conduct = step(conduct, at + 1, verdicts=both)
+    assert not conduct.bans
+    assert not conduct.contradicted
+
+
+def test_one_member_that_contradicts_for_ever_is_one() -> None:
+    conduct = Conduct()
+    for at in range(20):
+        both = [
+            (PEERS[0], verdict(outcome="clean", session=at)),
+            (PEERS[1], verdict(outcome="clean", session=at, sketch=FALSE)),
+        ]
+        conduct = step(conduct, at + 1, verdicts=both)
+    assert not conduct.bans
+
+
+def test_clean_takes_a_sketch() -> None:
+    found = verdict(outcome="clean").model_copy(update={"sketch": None})
+    with pytest.raises(MessageRefused, match="no sketch"):
+        Conduct().check_verdict(PEERS[0], found)
+
+
 # -- judgements ------------------------------------------------------------------------------------------
 
 
@@ -101,10 +157,23 @@ def test_no_c_members_have_anybody_banned_whatever_they_sign(data: st.DataObject
             )
             for _ in range(data.draw(st.integers(0, 6)))
         ]
+        checked = data.draw(st.sampled_from(roster))
+        looked = [
+            (
+                peer,
+                verdict(
+                    checked,
+                    data.draw(st.sampled_from(["clean", "wrong"])) if peer in liars else "clean",
+                    session=100 + round_,
+                    sketch=data.draw(st.sampled_from((TRUE, NEARLY, FALSE)[: 3 if peer in liars else 2])),
+                ),
+            )
+            for peer in data.draw(st.lists(st.sampled_from(roster), max_size=2, unique=True))
+        ]
         unique = {(signer, one.evidence, one.kind, one.against): (signer, one) for signer, one in found}
-        heard = {(signer, one.checked): (signer, one) for signer, one in silent}
+        heard = {(signer, one.checked): (signer, one) for signer, one in [*silent, *looked]}
         conduct = step(conduct, round_, unique.values(), heard.values(), roster, roster, strikes=1)
-    assert not conduct.bans
+    assert set(conduct.bans) <= set(liars)
     assert not conduct.strikes or not any(conduct.strikes.values())
 
 
@@ -333,8 +402,9 @@ def judged(history: History, signer: PeerID, against: PeerID = VICTIM, **changes
 
 
 def found(history: History, signer: PeerID, checked: PeerID = VICTIM, **changes: object) -> bytes:
-    named = verdict(checked).model_copy(update={"run": history.run, "round": history.round} | changes)
-    return said(signer, named)
+    outcome = str(changes.pop("outcome", "silent"))
+    named = verdict(checked, outcome)
+    return said(signer, named.model_copy(update={"run": history.run, "round": history.round} | changes))
 
 
 def recorded(history: History, *statements: bytes, **changes: object) -> History:

@@ -12,8 +12,11 @@ from swarm.testing import CHUNK
 from tests.verify.checked import Court, Hand, changed, court, opening
 from tests.verify.test_check import flipped, hidden_slice, other_order
 from verify.case import EvidenceRefused, PortableEvidence
+from verify.check import Computed
 from verify.commitment import ChunkOpening, SliceOpening
 from verify.evidence import Rules, examine
+from verify.sketch import WIDTH
+from verify.standing import Verdict
 from verify.statement import domain_of, open_signed
 from verify.work_evidence import read_order, read_update
 
@@ -205,3 +208,47 @@ def test_an_examiner_says_what_is_proved_against_whom_and_when() -> None:
         said = examine(case, OWN)
         assert case.against in said
         assert "round 1, attempt 0" in said
+
+
+def results(**changes: object) -> PortableEvidence:
+    """A checker's two results for one slice, the second of which it did not tell the peer it checked."""
+    here = court()
+    peer = here.liar
+    checker, session = here.draw_of(peer).checkers[0], here.drawn(peer).transcript.session
+    run = here.swarm.machine(peer).history.run
+    told = Computed(session=session, checked=peer, sketch=(0,) * WIDTH)
+    said = Verdict(run=run, round=0, session=session, checked=peer, outcome="clean", sketch=(1,) * WIDTH)
+    signed = (here.sign(checker, told), here.sign(checker, said.model_copy(update=changes)))
+    return PortableEvidence(run=run, kind="two results", against=checker, adverts=(), statements=signed)
+
+
+def test_two_results_of_one_slice_convict_the_checker_that_signed_both() -> None:
+    assert "two different results" in examine(results(), OWN)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sketch": (0,) * WIDTH},
+        {"sketch": None, "outcome": "silent"},
+        {"session": bytes(32)},
+        {"checked": court().members[0]},
+        {"run": bytes(32)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_results_that_an_honest_checker_may_sign_convict_nobody(changes: dict[str, object]) -> None:
+    if changes.get("checked") == court().liar:
+        changes = {"checked": court().members[1]}
+    with pytest.raises(EvidenceRefused):
+        examine(results(**changes), OWN)
+
+
+def test_results_of_two_checkers_convict_neither() -> None:
+    case = results()
+    other = next(peer for peer in court().members if peer != case.against)
+    told = open_signed(case.statements[0], Computed).message
+    mixed = (court().sign(other, told), case.statements[1])
+    for against in (other, case.against):
+        with pytest.raises(EvidenceRefused):
+            examine(case.model_copy(update={"against": against, "statements": mixed}), OWN)

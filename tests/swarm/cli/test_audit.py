@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from proto.merkle import leaf_hash, verify_inclusion
 from swarm.cli import audit as cli
-from swarm.cli.audit_sources import TermsDiffer, audit_rules
+from swarm.cli.audit_sources import audit_rules
 from swarm.net.public import PublicServer
 from swarm.net.tls import TrustStore
+from swarm.rules import TermsDiffer
 from tests.verify.audited_runs import Run, ledger_of, virtual_run
 from verify.case import PortableEvidence
 from verify.checkpoint import Checkpoint, origin_of, read_checkpoint, write_checkpoint

@@ -1,0 +1,96 @@
+"""Probation: what a new name must do before it counts, a pure function of the records.
+
+A newcomer's join carries a *trial*: sketches of slices that the last beacon made up for it. The record that
+has the join draws, by its own beacon, a member for each slice, who computes it again and says in a verdict
+whether the sketch is right. Enough of them, from more than c members, and the next join takes it in.
+The promise: no c members can take in a name that did not do its work, nor keep one out that did.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from proto.canonical import PeerID, tagged_hash
+from verify.lottery import in_turn
+from verify.standing import LIFETIME, Verdict
+
+PATIENCE = 3
+"""Records that a trial is given to be looked at before its author may send another."""
+
+
+@dataclass(frozen=True)
+class TrialSlice:
+    """One slice of a trial. `round`: the record whose beacon and snapshot it is of; `since`: that has it."""
+
+    peer: PeerID
+    index: int
+    round: int
+    since: int
+    checker: PeerID
+    sketch: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A slice of a trial that was found right."""
+
+    checker: PeerID
+    round: int
+
+
+@dataclass(frozen=True)
+class Probation:
+    """Late records' trials, by the name of each slice, and what was found right. `after` gives the next."""
+
+    slices: Mapping[bytes, TrialSlice] = field(default_factory=lambda: MappingProxyType({}))
+    passed: Mapping[PeerID, Mapping[bytes, Pass]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def under_way(self, peer: PeerID, round_: int) -> bool:
+        """Whether a trial of `peer` may still be looked at, at record `round_`."""
+        return any(
+            one.peer == peer and one.since > round_ - PATIENCE and name not in self.passed.get(peer, {})
+            for name, one in self.slices.items()
+        )
+
+    def done(self, peer: PeerID, checks: int, may_collude: int) -> bool:
+        """Whether so many slices were found right, by more than `may_collude` members."""
+        passed = self.passed.get(peer, {})
+        return len(passed) >= checks and len({one.checker for one in passed.values()}) > may_collude
+
+    def after(
+        self,
+        round_: int,
+        beacon: bytes,
+        members: Sequence[PeerID],
+        trials: Sequence[tuple[PeerID, int, bytes, Sequence[tuple[int, ...]]]],
+        verdicts: Sequence[tuple[PeerID, Verdict]],
+    ) -> "Probation":
+        """The next value, at record `round_`. `trials`: who, at which record, name and sketches of each join.
+
+        All verdicts are admissible: those on a trial are of its drawn checkers.
+        """
+        passed = {
+            peer: {name: one for name, one in found.items() if one.round > round_ - LIFETIME}
+            for peer, found in self.passed.items()
+        }
+        for signer, verdict in verdicts:
+            looked_at = self.slices.get(verdict.session)
+            if looked_at is not None and verdict.outcome == "clean":
+                passed.setdefault(looked_at.peer, {})[verdict.session] = Pass(signer, round_)
+        slices = {name: one for name, one in self.slices.items() if one.since > round_ - LIFETIME}
+        for peer, at, join, sketches in trials:
+            turns = in_turn(tagged_hash("trial-checkers", beacon, join), members)
+            for index, found in enumerate(sketches):
+                checker = turns[index % len(turns)]
+                slices[slice_name(join, index)] = TrialSlice(peer, index, at, round_, checker, found)
+        return Probation(slices, {peer: found for peer, found in passed.items() if found})
+
+
+def slice_name(join: bytes, index: int) -> bytes:
+    """What a verdict names in place of a session: a slice of the trial in a join (by its digest)."""
+    return tagged_hash("trial-slice", join, index.to_bytes(8, "big"))
+
+
+def sketch_seed(order_seed: bytes, index: int) -> bytes:
+    """The signs that a trial's slice is sketched under."""
+    return tagged_hash("trial-sketch", order_seed, index.to_bytes(8, "big"))
