@@ -142,7 +142,8 @@ class Checks:
     def _draw_sums(self, before: Drawn, beacon: bytes) -> None:
         kept = before.transcript
         owners = {part: (owner, kept.cut.chunks_of(part)) for part, owner in kept.owners.items()}
-        before.sums = draw_sums(beacon, owners, kept.survivors, self._manifest.verification.rate)
+        rules = self._manifest.verification
+        before.sums = draw_sums(beacon, owners, kept.survivors, rules.rate, rules.chunk_fraction)
 
     def _close(self, session: bytes, history: History) -> list[Effect]:
         """A session is no longer open: who was asked and has not answered all this time is silent."""
@@ -290,14 +291,16 @@ class Checks:
     # -- sums -----------------------------------------------------------------------------------------
 
     def _begin_sum(self, drawn: Drawn, draw: Draw) -> list[Effect]:
-        kept, chunk = drawn.transcript, draw.chunks[0]
+        kept, effects = drawn.transcript, list[Effect]()
         if draw.what not in kept.sums:
             return []  # it was never published: nothing was claimed
-        check = SumCheck(drawn, chunk)
-        if self._me in kept.survivors:
-            own = kept.shown(chunk)
-            check.shown[self._me] = (self._sign(own), own)
-        return [self._ask_shown(check, peer, 1) for peer in kept.survivors if peer != self._me]
+        for chunk in draw.chunks:
+            check = SumCheck(drawn, chunk)
+            if self._me in kept.survivors:
+                own = kept.shown(chunk)
+                check.shown[self._me] = (self._sign(own), own)
+            effects += [self._ask_shown(check, peer, 1) for peer in kept.survivors if peer != self._me]
+        return effects
 
     def _ask_shown(self, check: SumCheck, peer: PeerID, tries: int) -> Effect:
         key = next(self._keys)

@@ -172,7 +172,7 @@ class Openings:
     def _shown(self, sender: PeerID, raw: bytes) -> list[bytes]:
         asked = self._asked(sender, raw, ShownAsked)
         drawn = self.sessions.get(asked.session)
-        draws = [] if drawn is None else [draw for draw in drawn.sums if draw.chunks == (asked.chunk,)]
+        draws = [] if drawn is None else [draw for draw in drawn.sums if asked.chunk in draw.chunks]
         if drawn is None or not any(sender == draw.checkers[0] for draw in draws):
             raise MessageRefused(f"shown-asked: {sender} is not drawn to look at chunk {asked.chunk}")
         return [self.sign(drawn.transcript.shown(asked.chunk))]

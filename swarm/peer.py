@@ -52,6 +52,7 @@ from swarm.effects import (
     Voided,
 )
 from swarm.genesis import check_shared_data
+from swarm.joining import Joining, enrolment
 from swarm.library import RunLibrary
 from swarm.manifest import Manifest, parse_manifest
 from swarm.net.matchmaking import Matchmaker
@@ -59,14 +60,14 @@ from swarm.net.members import MembersClient, MembersServer
 from swarm.net.public import PublicClient, PublicServer
 from swarm.net.rpc import Refused, Unreachable
 from swarm.openings import BudgetSpent
-from swarm.order import DataView, Order
+from swarm.order import DataView
 from swarm.outer import self_test
 from swarm.phases import PhaseClock, phase_of
 from swarm.round import Participant
 from swarm.snapshot import SnapshotCorrupt, path_of
 from swarm.store import Store
 from verify.identity import Identity
-from verify.record import MICRO, Decided, Goodbye, History, Recovery
+from verify.record import MICRO, Decided, Goodbye, History
 from verify.statement import domain_of, open_signed, sign
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ CATCH_UP_SECONDS = 0.5
 """Between two askings for records, however many votes of the future a member sends."""
 ASSEMBLE_SECONDS = 60.0
 """How long the first round waits for the whole roster; after that a quorum is enough."""
+LARGE_BYTES = 1 << 30
+"""Of large contents that a ledger keeps; records are kept for ever, and every hash is."""
 LINGER_SECONDS = 3.0
 """A peer whose run has ended stays until nobody has asked it anything for so long."""
 MOST_LINGER_SECONDS = 30.0
@@ -99,6 +102,7 @@ class Settings:
     device: str = "cpu"
     threads: int = 1
     invitation: bytes | None = None
+    archive: bool = False
 
 
 class Peer:
@@ -137,7 +141,6 @@ class Peer:
         self._final: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._phases = PhaseClock(time.monotonic)
         self._bans_told: set[PeerID] = set()
-        self._trial: tuple[Order | None, tuple[tuple[int, ...], ...]] = (None, ())
         self._round_started = time.monotonic()
         self._paused = False
         self._why: str | None = None
@@ -211,6 +214,7 @@ class Peer:
             recall=self.store.evidence,
             shown=self.store.shown,
         )
+        self._joining = Joining(self.machine, self.compute, self.directory, settings.invitation, self.emit)
         self.store.catch_up_ledger()
 
     async def _open_ports(self) -> None:
@@ -319,8 +323,7 @@ class Peer:
             case Spent(budget):
                 self._spawn(self._leave(budget))
             case Ended(snapshot):
-                if not self._final.done():
-                    self._final.set_result(snapshot)
+                self._spawn(self._end(snapshot))
 
     async def _wake(self) -> None:
         async with self._moved:
@@ -436,7 +439,9 @@ class Peer:
         self._paused, self._why = False, None
         if self.machine.snapshot == record.snapshot:
             self.compute.adopt(record.snapshot)
-        self.store.prune_snapshots(self.manifest.membership.snapshots_kept, record.snapshot)
+        if not self.settings.archive:
+            self.store.prune_snapshots(self.manifest.membership.snapshots_kept, record.snapshot)
+        self.store.ledger.forget_large(LARGE_BYTES, spared="decided")
         self._follow_roster()
         for peer, ban in self.machine.history.conduct.bans.items():
             if peer not in self._bans_told:
@@ -491,20 +496,34 @@ class Peer:
         try:
             while self.machine.snapshot != self.machine.history.snapshot and not self.machine.ended:
                 name = self.machine.history.snapshot
-                if not path_of(self.store.snapshots, name).exists():
-                    others = [record for peer, record in self.directory.known().items() if peer != self.me]
-                    layout = self.compute.layout
-                    progress = self._progress("snapshot")
-                    self.store.sweep_downloads(under_way=name)
-                    if not await fetch_snapshot(self.store.snapshots, name, layout, others, progress):
-                        await asyncio.sleep(WATCH_SECONDS)
-                        continue
+                if not await self._download(name):
+                    continue
                 await self.compute.load(name)
                 self._do(self.machine.fetched(name))
                 if self.me not in self.machine.history.roster:  # at once: it is soon old
-                    await self._ask_to_join()
+                    await self._joining.ask()
         finally:
             self._fetching = False
+
+    async def _download(self, name: bytes) -> bool:
+        """Whether the snapshot is here now; where nobody has it, some time has passed."""
+        if path_of(self.store.snapshots, name).exists():
+            return True
+        others = [record for peer, record in self.directory.known().items() if peer != self.me]
+        self.store.sweep_downloads(under_way=name)
+        progress = self._progress("snapshot")
+        if await fetch_snapshot(self.store.snapshots, name, self.compute.layout, others, progress):
+            return True
+        await asyncio.sleep(WATCH_SECONDS)
+        return False
+
+    async def _end(self, snapshot: bytes) -> None:
+        """The run is over. Who missed its last round gets the final snapshot as long as others are there."""
+        give_up = time.monotonic() + MOST_LINGER_SECONDS
+        while not await self._download(snapshot) and time.monotonic() < give_up:
+            continue
+        if not self._final.done():
+            self._final.set_result(snapshot)
 
     async def _watch(self) -> None:
         """Keep the directory fresh; outside the roster, follow the run and ask to be let in."""
@@ -547,54 +566,16 @@ class Peer:
         if machine.snapshot != machine.history.snapshot:
             self._spawn(self._fetch())
         elif self.me not in machine.history.roster:
-            await self._ask_to_join()
+            await self._joining.ask()
         elif len(machine.history.roster) < self.manifest.run.min_peers:
-            self._enrol()
+            enrolled = enrolment(machine)
+            self._do([] if enrolled is None else machine.learn([enrolled]))
 
     def _recover(self, raw: bytes) -> None:
         """The stewards' recovery record, which counts only where a run stands still."""
         decided = open_signed(raw, Decided).message if self._paused else None
         if decided is None or not decided.recovery:
             raise MessageRefused("recovery: only that of the stewards, and only while the run is paused")
-        self._do(self.machine.learn([decided.encode()]))
-
-    async def _ask_to_join(self) -> None:
-        machine, order = self.machine, self.machine.trial()
-        if machine.history.probation.under_way(self.me, machine.history.round):
-            return
-        if order is not None and self._trial[0] != order:
-            self.emit({"event": "joining", "round": order.round, "trial": len(order.slices)})
-            self._trial = order, await self.compute.trial(order)
-        elif order is None:
-            self.emit({"event": "joining", "round": machine.history.round, "trial": 0})
-            self._trial = None, ()
-        statement = machine.join(*self._trial, self.settings.invitation)
-        for peer, record in self.directory.known().items():
-            if peer in machine.history.roster:
-                try:
-                    async with PublicClient(record) as client:
-                        await client.join(statement)
-                except (Unreachable, Refused) as error:
-                    log.info("asking to join: %s", error)
-
-    def _enrol(self) -> None:
-        """Before the first round: a steward alone may put those who asked into the roster."""
-        history = self.machine.history
-        asked = self.machine.waiting()
-        members = sorted({*history.roster, *asked})[: history.genesis.largest_cell]
-        enough = len(members) >= self.manifest.run.min_peers
-        if history.moved or not enough or history.genesis.stewards != (self.me,):
-            return
-        recovery = Recovery(
-            run=self.run_id, round=history.round + 1, previous=history.head, members=tuple(members)
-        )
-        decided = Decided(
-            round=recovery.round,
-            attempt=0,
-            recovery=True,
-            body=recovery.encode(),
-            votes=(sign(self.identity, recovery),),
-        )
         self._do(self.machine.learn([decided.encode()]))
 
     def _notice_pause(self) -> None:

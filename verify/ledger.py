@@ -182,17 +182,21 @@ class Ledger:
             self._size, self._peaks, self._root = size, edge, top
         return size
 
-    def forget_large(self, keep_bytes: int) -> None:
-        """Drop the oldest large contents until at most `keep_bytes` of them are kept, and free the disk."""
+    def forget_large(self, keep_bytes: int, spared: str = "") -> None:
+        """Drop the oldest large contents until at most `keep_bytes` of them are kept, and free the disk.
+
+        Those of entries of the kind `spared` are kept, and do not count.
+        """
         if self.read_only:
             raise ValueError("this ledger was opened to be read")
         kept = 0
         try:
-            sizes = self._db.execute("select id, length(content) from large order by id desc").fetchall()
-            for number, size in sizes:
+            others = "from large where digest not in (select sha256 from entry where kind = ?)"
+            sizes = self._db.execute(f"select id, length(content) {others} order by id desc", (spared,))
+            for number, size in sizes.fetchall():
                 kept += size
                 if kept > keep_bytes:
-                    self._db.execute("delete from large where id <= ?", (number,))
+                    self._db.execute(f"delete {others} and id <= ?", (spared, number))
                     # A script runs to its end; `execute` would take one step, which frees one page.
                     self._db.executescript("pragma incremental_vacuum")
                     return

@@ -126,18 +126,23 @@ def checkers(beacon: bytes, survivors: Sequence[PeerID], peer: PeerID) -> tuple[
 
 
 def draw_sums(
-    beacon: bytes, owners: Mapping[int, tuple[PeerID, range]], survivors: Sequence[PeerID], rate: float
+    beacon: bytes,
+    owners: Mapping[int, tuple[PeerID, range]],
+    survivors: Sequence[PeerID],
+    rate: float,
+    fraction: float,
 ) -> tuple[Draw, ...]:
-    """Whose part sum is recomputed, in one drawn chunk; `owners`: each part's owner, and its chunks."""
+    """Whose part sum is recomputed, in drawn chunks; `owners`: each part's owner, and its chunks."""
     draws = []
     for part, (owner, chunks) in sorted(owners.items()):
         seed = tagged_hash("check-sum", beacon, part.to_bytes(8, "big"))
         if not _happens(tagged_hash("checked", seed), rate):
             continue
         others = [peer for peer in survivors if peer != owner]
-        chunk = chunks[draw(tagged_hash("checked-chunks", seed), 1, len(chunks))[0]]
+        count = chunks_to_open(len(chunks), fraction)
+        drawn = draw(tagged_hash("checked-chunks", seed), count, len(chunks))
         looking = tuple(in_turn(tagged_hash("checker", seed), others))
-        draws.append(Draw(owner, looking, part, (chunk,)))
+        draws.append(Draw(owner, looking, part, tuple(chunks[at] for at in drawn)))
     return tuple(draws)
 
 

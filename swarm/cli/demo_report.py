@@ -5,7 +5,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from proto.canonical import PeerID
@@ -34,8 +33,7 @@ async def report(
     plan: Plan, run: bytes, manifest: Manifest, course: Course, leftovers: int, view: View
 ) -> None:
     """Write and tell everything. Raises DemoFailed if the loss did not fall or something was left running."""
-    state = _keeper(plan, run, course)
-    store = Store(state, run)
+    store = Store(plan.state(0), run)
     try:
         history, _ = store.history(run)
         tokens = _tokens_by_peer(store, manifest)
@@ -43,7 +41,7 @@ async def report(
     finally:
         store.close()
     checkpoint = plan.out / "checkpoint"
-    await asyncio.to_thread(export_run, state, run, checkpoint)
+    await asyncio.to_thread(export_run, plan.state(0), run, checkpoint)
     text = await asyncio.to_thread(sample, checkpoint, PROMPT, SAMPLE_TOKENS, 0.8)
 
     rounds = [course.rounds[number] for number in sorted(course.rounds)]
@@ -70,14 +68,6 @@ async def report(
         raise DemoFailed(f"{leftovers} processes or sockets were left behind; see {plan.out / 'logs'}")
     if not summary["audit"]["ok"]:
         raise DemoFailed(f"the audit found: {summary['audit']['findings'][0]}")
-
-
-def _keeper(plan: Plan, run: bytes, course: Course) -> Path:
-    """The state of an honest peer that has the final snapshot: who missed the last round ends without it."""
-    name = f"{next(iter(course.final.values()))}.snapshot"
-    states = [plan.state(number) for number in range(plan.honest)]
-    having = (one for one in states if (one / "runs" / run.hex() / "snapshots" / name).exists())
-    return next(having, states[0])
 
 
 def _tell(plan: Plan, summary: dict[str, Any], text: str, view: View) -> None:

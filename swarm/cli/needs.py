@@ -21,7 +21,7 @@ class NotEnoughMemory(SwarmError):
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes. `disk`: snapshots_kept snapshots and one that is being written."""
+    """Bytes. `disk`: all snapshots that are kept, and one that is being written."""
 
     parameters: int
     disk: int
@@ -34,15 +34,18 @@ class Needs:
         )
 
 
-def needs_of(manifest: Manifest) -> Needs:
-    """A parameter takes 4 bytes in the model, 4 in the gradient, 12 in each of two snapshots, and the
+def needs_of(manifest: Manifest, archive: bool = False) -> Needs:
+    """What a peer needs; with `archive` it keeps the snapshots of all rounds.
+
+    A parameter takes 4 bytes in the model, 4 in the gradient, 12 in each of two snapshots, and the
     ring's bytes in the update and in the sum; 32 MiB of logits exist three times. Raises ModelRefused.
     """
     layout = build_layout(manifest.model)
+    kept = manifest.run.rounds if archive else manifest.membership.snapshots_kept
     each = 4 + 4 + 24 + 2 * manifest.ring.dtype.itemsize
     return Needs(
         parameters=int(layout.counts.sum()),
-        disk=(manifest.membership.snapshots_kept + 1) * snapshot_bytes(layout),
+        disk=(kept + 1) * snapshot_bytes(layout),
         memory=PROCESS_BYTES + layout.size * each + 3 * 4 * LOGITS,
     )
 

@@ -69,6 +69,9 @@ def peer(
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Refuse a run that needs more memory, e.g. 4GiB.")
     ] = None,
+    archive: Annotated[
+        bool, typer.Option("--archive", help="Keep every snapshot, so that any round can be replayed.")
+    ] = False,
     json: Json = False,
     log_level: LogLevel = "info",
     state_dir: StateDir = DEFAULT_STATE_DIR,
@@ -116,6 +119,7 @@ def peer(
             threads=threads or os.cpu_count() or 1,
             memory=most_memory,
             invitation=invited,
+            archive=archive,
             state_dir=state_dir,
             key_file=key_file,
         )

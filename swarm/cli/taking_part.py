@@ -61,6 +61,7 @@ class Choice:
     threads: int
     memory: int | None
     invitation: bytes | None
+    archive: bool
     state_dir: Path
     key_file: Path
 
@@ -140,7 +141,12 @@ async def _take_part(
         _tell_entry(choice, dht, view)
         view.begin(manifest.run.rounds)
         settings = Settings(
-            choice.data, choice.state_dir / "cache", choice.device, choice.threads, choice.invitation
+            choice.data,
+            choice.state_dir / "cache",
+            choice.device,
+            choice.threads,
+            choice.invitation,
+            choice.archive,
         )
         peer = Peer(identity, store, choice.run, directory, matchmaker, settings, view.show)
         running = asyncio.create_task(peer.run())
@@ -182,7 +188,7 @@ async def _learn(choice: Choice, store: Store, directory: Directory, view: View)
         raise DeviceMissing(
             "--device cuda: torch finds no usable NVIDIA GPU; check `nvidia-smi`, or use --device cpu"
         )
-    needs = await asyncio.to_thread(needs_of, manifest)
+    needs = await asyncio.to_thread(needs_of, manifest, choice.archive)
     view.show({"event": "notice", "text": str(needs)})
     check_needs(needs, store.snapshots, choice.memory)
     if manifest.data.mode == "own":

@@ -250,6 +250,15 @@ def test_the_disk_stays_bounded_and_entries_stay(ledger: Ledger, tmp_path: Path)
     assert (tmp_path / "ledger.sqlite").stat().st_size < 1 << 20
 
 
+def test_what_is_spared_stays_however_old(ledger: Ledger) -> None:
+    records, others = ([os.urandom(1 << 20) for _ in range(3)] for _ in range(2))
+    for record, other in zip(records, others, strict=True):
+        ledger.append([("decided", record), ("final-set", other)])
+    ledger.forget_large(1 << 20, spared="decided")
+    kept = [[ledger.large(hashlib.sha256(one).digest()) == one for one in kind] for kind in (records, others)]
+    assert kept == [[True, True, True], [False, False, True]]
+
+
 def test_everything_is_there_after_opening_again(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     for size in range(0, 40, 5):

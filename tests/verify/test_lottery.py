@@ -114,13 +114,13 @@ def test_a_rate_of_none_draws_nobody_and_a_rate_of_one_everybody() -> None:
     for number in range(50):
         assert checks(number, 0.0) == ()
         assert [one.checked for one in checks(number)] == PEERS[:8]
-        assert draw_sums(beacon(number), OWNERS, PEERS[:8], 0.0) == ()
-        assert [one.what for one in draw_sums(beacon(number), OWNERS, PEERS[:8], 1.0)] == list(range(8))
+        assert draw_sums(beacon(number), OWNERS, PEERS[:8], 0.0, 0.02) == ()
+        assert [one.what for one in draw_sums(beacon(number), OWNERS, PEERS[:8], 1.0, 0.02)] == list(range(8))
 
 
 def test_nobody_looks_at_its_own_work_or_sum_and_everybody_else_may() -> None:
     for number in range(50):
-        for one in [*checks(number), *draw_sums(beacon(number), OWNERS, PEERS[:8], 1.0)]:
+        for one in [*checks(number), *draw_sums(beacon(number), OWNERS, PEERS[:8], 1.0, 0.02)]:
             assert sorted([one.checked, *one.checkers]) == PEERS[:8]
 
 
@@ -137,10 +137,11 @@ def test_no_chunk_is_drawn_twice_and_each_is_of_the_vector() -> None:
             assert len(set(one.chunks)) == len(one.chunks) == chunks_to_open(40, 0.02)
             assert set(one.chunks) <= set(range(40))
             assert one.what < 4
-        for one in draw_sums(beacon(number), OWNERS, PEERS[:8], 1.0):
-            (chunk,) = one.chunks
-            assert OWNERS[one.what][0] == one.checked
-            assert chunk in OWNERS[one.what][1]
+        for one in draw_sums(beacon(number), OWNERS, PEERS[:8], 1.0, 0.02):
+            owner, chunks = OWNERS[one.what]
+            assert owner == one.checked
+            assert len(set(one.chunks)) == len(one.chunks) == chunks_to_open(len(chunks), 0.02)
+            assert set(one.chunks) <= set(chunks)
 
 
 @given(SEEDS, st.permutations(PEERS[:6]), st.floats(0, 1), st.integers(1, 6))
@@ -151,7 +152,7 @@ def test_all_members_draw_alike_however_they_hold_what_they_know(
     assert draw_checks(seed, sorted_, 40, rate, 0.02) == draw_checks(seed, mixed, 40, rate, 0.02)
     owners = {part: OWNERS[part] for part in range(6)}
     backwards = dict(reversed(owners.items()))
-    assert draw_sums(seed, owners, PEERS[:6], rate) == draw_sums(seed, backwards, order, rate)
+    assert draw_sums(seed, owners, PEERS[:6], rate, 0.1) == draw_sums(seed, backwards, order, rate, 0.1)
     assert checkers(seed, PEERS[:6], order[0]) == checkers(seed, order, order[0])
 
 

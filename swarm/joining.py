@@ -1,0 +1,70 @@
+"""Coming into the roster: a newcomer's trial and request, and what a steward does before the first round."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from swarm.compute import Compute
+from swarm.directory import Directory
+from swarm.net.public import PublicClient
+from swarm.net.rpc import Refused, Unreachable
+from swarm.order import Order
+from swarm.round import Participant
+from verify.record import Decided, Recovery
+from verify.statement import sign
+
+log = logging.getLogger(__name__)
+
+
+class Joining:
+    """One peer's requests to be let in. `invitation`: a steward's, where the run asks for one."""
+
+    def __init__(
+        self,
+        machine: Participant,
+        compute: Compute,
+        directory: Directory,
+        invitation: bytes | None,
+        emit: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._machine, self._compute, self._directory = machine, compute, directory
+        self._invitation, self._emit = invitation, emit
+        self._trial: tuple[Order | None, tuple[tuple[int, ...], ...]] = (None, ())
+
+    async def ask(self) -> None:
+        """Do the trial that is asked for, once, and hand the request to every member that can be reached."""
+        machine = self._machine
+        history, order = machine.history, machine.trial()
+        if history.probation.under_way(machine.me, history.round):
+            return
+        if order is None or self._trial[0] != order:
+            slices = 0 if order is None else len(order.slices)
+            self._emit({"event": "joining", "round": history.round, "trial": slices})
+            self._trial = order, () if order is None else await self._compute.trial(order)
+        statement = machine.join(*self._trial, self._invitation)
+        for peer, record in self._directory.known().items():
+            if peer in machine.history.roster:
+                try:
+                    async with PublicClient(record) as client:
+                        await client.join(statement)
+                except (Unreachable, Refused) as error:
+                    log.info("asking to join: %s", error)
+
+
+def enrolment(machine: Participant) -> bytes | None:
+    """Before the first round, the record by which a sole steward takes in those who asked; None: not yet."""
+    history = machine.history
+    members = sorted({*history.roster, *machine.waiting()})[: history.genesis.largest_cell]
+    enough = len(members) >= machine.manifest.run.min_peers
+    if history.moved or not enough or history.genesis.stewards != (machine.me,):
+        return None
+    recovery = Recovery(
+        run=history.run, round=history.round + 1, previous=history.head, members=tuple(members)
+    )
+    return Decided(
+        round=recovery.round,
+        attempt=0,
+        recovery=True,
+        body=recovery.encode(),
+        votes=(sign(machine.identity, recovery),),
+    ).encode()
