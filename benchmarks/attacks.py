@@ -7,8 +7,8 @@ runs, the held-out loss some rounds after the ban over that of a run without lia
 the same liars do to an average that nobody checks. `missed`: an attack that changes updates or breaks the
 protocol, and outlasts the 99 % twice, with other draws.
 
-What no check can see is shown beside: `drift` stays inside the tolerance, text of one's own may be poisoned
-before it is committed to, and a lazy checker changes nothing itself (the odds count with it).
+What no check can see is shown beside: `drift` stays inside the tolerance, and text of one's own may be
+poisoned before it is committed to.
 """
 
 import math
@@ -43,7 +43,7 @@ QUICK = ("sign_flip", "scale", "zeros", "hidden_slice")
 MODES = ("shared", "own")
 SILENT_TO_ALL = ("own", "label_flip"), ("own", "backdoor")
 """What no check sees: the poison is in what was committed to."""
-UNSEEN = ("drift", "lazy_checker")
+UNSEEN = ("drift",)
 BROKEN = ("equivocate", "fake_pair_key", "false_accusation")
 """Caught by everyone who hears of it, not by a drawn checker."""
 
@@ -195,7 +195,9 @@ def predicted(name: str, manifest: Manifest, peers: int, chunks: int) -> int | N
         return 1 + LAG
     looked = rate * (peers - liars) / (peers - 1)  # drawn, and the checker is no friend
     if name == "silent":
-        return silent_within(peers, liars, looked, manifest.verification.strikes) + LAG
+        return by_word_within(peers, liars, looked, manifest.verification.strikes) + LAG
+    if name == "lazy_checker":  # looks first or second at what an honest one looks at too
+        return by_word_within(peers, liars, 2 * rate * rate * looked, 1) + LAG
     slices = manifest.work.slices
     share = {"skip": (slices - 1) / slices, "one_chunk": chunks_to_open(chunks, 0.02) / chunks}
     honest_first = {"stale": 1, "delayed": 1, "alie": 1}
@@ -209,8 +211,8 @@ def quantile(chance: float, liars: int) -> int:
     return math.ceil(math.log(1 - 0.99 ** (1 / liars)) / math.log(1 - chance))
 
 
-def silent_within(peers: int, liars: int, looked: float, strikes: int) -> int:
-    """The same for those who open nothing: complaints of enough distinct honest checkers are a strike."""
+def by_word_within(peers: int, liars: int, looked: float, strikes: int) -> int:
+    """The same where it takes the word of enough distinct honest checkers, so many times over."""
     chance, enough, ends = random.Random(1), max(2, colluders(peers) + 1), list[int]()
     for _ in range(4_000):
         worst = 0

@@ -12,9 +12,12 @@ from pathlib import Path
 import torch
 
 from proto.errors import SwarmError
+from secagg.ring import CHUNK
 from swarm.data import Dataset, dataset_hash, load_dataset
-from swarm.manifest import Manifest, load_manifest
+from swarm.layout import Layout
+from swarm.manifest import Manifest, ManifestRefused, load_manifest
 from swarm.model import build_model, layout_of, read_vector
+from swarm.openings import MAX_ANSWER, opened_bytes
 from swarm.rules import read_terms, terms
 from swarm.snapshot import first_snapshot
 from swarm.store import Store
@@ -56,6 +59,7 @@ def found(
     torch.set_num_threads(1)
     model = build_model(manifest.model)
     layout = layout_of(model)
+    check_openings(manifest, layout)
     snapshot = first_snapshot(layout, read_vector(model, layout), manifest.aggregation.initial_scale)
     created = int(time.time() * 1000)
     genesis = sign(identity, terms(manifest, raw, identity.peer_id, snapshot.hash, shared, created))
@@ -65,6 +69,19 @@ def found(
     snapshot.write(store.snapshots)
     store.save_genesis(genesis)
     return Founded(run, genesis, store)
+
+
+def check_openings(manifest: Manifest, layout: Layout) -> None:
+    """Raises ManifestRefused where a checked peer would have to open more than one answer holds."""
+    size = opened_bytes(manifest, -(-layout.size // CHUNK))
+    if manifest.verification.rate and size > MAX_ANSWER:
+        fraction = manifest.verification.chunk_fraction
+        most = int(1e4 * fraction * MAX_ANSWER / size) / 1e4
+        raise ManifestRefused(
+            f"[verification] chunk_fraction = {fraction:g}: a check of this model opens {size >> 20} MiB, "
+            f"an answer holds {MAX_ANSWER >> 20}; set it to at most {most:g}, or lower work.slices or "
+            "aggregation.ring_bits"
+        )
 
 
 def read_genesis(raw: bytes, run: bytes) -> tuple[History, Manifest]:

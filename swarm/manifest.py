@@ -21,13 +21,15 @@ from pydantic_core import ErrorDetails
 
 from proto.canonical import PeerID
 from proto.errors import SwarmError
-from secagg.ring import Ring, RingOverflow
+from secagg.ring import CHUNK, Ring, RingOverflow
 
 MAX_MANIFEST = 64 << 10
 """Bytes of the largest manifest."""
 MAX_LINE = 2_048
 """Bytes of its longest line: a key of ten thousand dots would take tomllib many seconds."""
 MOST_REASONS = 16
+MOST_OPENED = 24 << 20
+"""Bytes of opened slices that a file of evidence has room for, beside its proofs and papers."""
 CHECKED_SNAPSHOTS = 3
 """Snapshots that are kept at least where peers are checked: what a check rests on is two records old."""
 CELL_LIMIT = 32
@@ -216,6 +218,13 @@ def _clashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
             "membership.snapshots_kept",
             f"a check computes a slice at an earlier snapshot; keep {CHECKED_SNAPSHOTS}, "
             "or set verification.rate = 0",
+        )
+    most = MOST_OPENED // (CHUNK * manifest.aggregation.ring_bits // 8)
+    if manifest.verification.rate and manifest.work.slices > most:
+        yield (
+            "work.slices",
+            f"evidence has a chunk of every slice, {MOST_OPENED >> 20} MiB of them at most; "
+            f"set it to at most {most}, or set verification.rate = 0",
         )
     if run.min_peers > cell:
         yield "run.min_peers", f"the largest cell holds {cell} peers; set min_peers to at most {cell}"

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from proto.canonical import Digest, Message, PeerID
 from proto.errors import MessageRefused, SwarmError
-from secagg.messages import SessionMessage
+from secagg.messages import MAX_CELL, SessionMessage
+from secagg.ring import CHUNK
 from secagg.transcript import Transcript
 from swarm.effects import OwnWork
 from swarm.manifest import Manifest
@@ -24,6 +25,8 @@ from verify.lottery import ALTERNATES, Draw, chunks_to_open
 from verify.record import History, colluders
 from verify.statement import domain_of, open_signed
 
+MAX_ANSWER = 256 << 20
+"""Bytes of an answer to a question."""
 PIECE = 1 << 20
 REMEMBERED = 64
 M = TypeVar("M", bound=Message)
@@ -81,6 +84,13 @@ class Drawn:
     checks: tuple[Draw, ...]
     sums: tuple[Draw, ...] = ()
     asked: dict[tuple[PeerID, str], bytes] = field(default_factory=dict)
+
+
+def opened_bytes(manifest: Manifest, chunks: int) -> int:
+    """Bytes that a check of a whole order opens, at most; `chunks`: of the vector."""
+    opened = chunks_to_open(chunks, manifest.verification.chunk_fraction)
+    proof = 40 * 34
+    return opened * (manifest.work.slices * (CHUNK * manifest.ring.dtype.itemsize + proof) + MAX_CELL * proof)
 
 
 def looking(history: History) -> int:

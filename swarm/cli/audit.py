@@ -610,7 +610,7 @@ def replays_of(found: RoundView, run: bytes, state_dir: Path) -> tuple[list[Repl
         missing.append("no ledger here shows the round's session: its adverts say what was promised")
     snapshot = state_dir / "runs" / run.hex() / "snapshots" / f"{before.snapshot.hex()}.snapshot"
     if not snapshot.exists():
-        missing.append(f"the snapshot before the round, {snapshot}: ask a peer that archives them")
+        missing.append(f"the snapshot before the round, {snapshot}: ask a peer that runs with --archive")
     if importlib.util.find_spec("torch") is None:
         missing.append("an installation that trains: pip install 'edgeswarm[peer]'")
     manifest, replays = parse_manifest(before.genesis.manifest), list[Replay]()

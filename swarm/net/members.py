@@ -19,7 +19,6 @@ from proto.edgeswarm_pb2_grpc import MembersServicer, MembersStub, add_MembersSe
 from proto.errors import MessageRefused
 from swarm.net.rpc import (
     CALL_SECONDS,
-    MAX_ANSWER,
     SLAB,
     STOP_SECONDS,
     Inbox,
@@ -31,6 +30,7 @@ from swarm.net.rpc import (
     server_options,
 )
 from swarm.net.tls import TrustStore, channel_credentials, members_server_credentials
+from swarm.openings import MAX_ANSWER
 
 MAX_HEADER = 1 << 20
 SLOWEST_BYTES_PER_SECOND = 64 << 10

@@ -23,8 +23,6 @@ SLAB = 512 << 10
 PIECE = 1 << 20
 """Bytes of one piece of a snapshot."""
 MAX_WIRE_MESSAGE = 4 << 20
-MAX_ANSWER = 256 << 20
-"""Bytes of the largest answer of a member: the openings of a check."""
 CLOCK_TOLERANCE_SECONDS = 3.0
 _QUOTE = 300  # characters of another peer's text that we repeat
 

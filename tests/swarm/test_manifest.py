@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from swarm.genesis import check_openings
 from swarm.manifest import MAX_MANIFEST, Manifest, ManifestRefused, load_manifest, parse_manifest
+from swarm.model import build_layout
 
 ALICE = "12D3KooW" + "A" * 44
 BOB = "12D3KooW" + "B" * 44
@@ -192,6 +194,8 @@ def test_the_ring_holds_every_possible_sum() -> None:
         ("[aggregation]\nlevels = 512\n", 2, ["levels = 512"]),
         ("[aggregation]\n\nlevels = 15\n", 3, ["levels = 15"]),
         ("[work]\nslices = 1000\n", 1, ["levels (by default)"]),
+        ("[work]\nslices = 193\n", 2, ["evidence", "at most 192", "verification.rate = 0"]),
+        ("[work]\nslices = 97\n[aggregation]\nring_bits = 32\n", 2, ["evidence", "at most 96"]),
         # syntax
         ("[run]\nname = demo\n", 2, ["not TOML", "correct the syntax"]),
         ("[run]\nrounds = 1\nrounds = 2\n", 3, ["not TOML"]),
@@ -262,3 +266,16 @@ def test_any_bytes_are_a_manifest_or_refused(raw: bytes) -> None:
 def test_a_sanity_bound_below_the_rounding_noise_is_refused() -> None:
     with pytest.raises(ManifestRefused, match="sanity_rms"):
         parse_manifest(b"[aggregation]\nsanity_rms = 1\nlevels = 16\n")
+
+
+@pytest.mark.parametrize(("bits", "most"), [(16, None), (32, "0.0121")])
+def test_a_founder_is_told_where_a_check_opens_more_than_an_answer_holds(bits: int, most: str | None) -> None:
+    manifest = parse_manifest(f'[model]\npreset = "opt-1.3b"\n[aggregation]\nring_bits = {bits}\n'.encode())
+    layout = build_layout(manifest.model)
+    if most is None:
+        check_openings(manifest, layout)
+        return
+    with pytest.raises(ManifestRefused, match=f"set it to at most {most}"):
+        check_openings(manifest, layout)
+    lower = manifest.verification.model_copy(update={"chunk_fraction": float(most)})
+    check_openings(manifest.model_copy(update={"verification": lower}), layout)
