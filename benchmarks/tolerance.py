@@ -7,6 +7,7 @@ instructions, the kind of attention that peers use); `honest_max_small` the same
 `cheat_min` is the least distance of any cheat. `gap` is their ratio: the manifest's tolerance lies between.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from swarm.outer import outer_step
 from swarm.snapshot import Snapshot
 from verify.check import ACCUSE
 from verify.commitment import distance
+from verify.sketch import AGREE, sketch
 
 GOALS = {"gap": (">=", 5.0), "above_tolerance": ("==", 0.0)}
 SEQUENCES = 8
@@ -49,6 +51,7 @@ ROUNDS = {False: (0, 3, 10, 25, 50), True: (0, 2, 6, 12)}
 NOTES = (
     "Distance: sum|q - q'| / max(sum|q|, floor) of a chunk's integers, as checks take it; a chunk of a run "
     "has 65,536 elements, the small model's vector 54,272, the wide one's 13 chunks.",
+    "Sketches: the distance of two over the longer one; `sketch_other_min` is that of two different slices.",
     "Below the tolerance by nature: a slice that is longer by less than the tolerance; the row shows 5 %.",
 )
 
@@ -104,6 +107,12 @@ def measure(quick: bool) -> Report:
     longer = [farthest(one, np.rint(one * 1.05).astype(one.dtype), RUN_CHUNK) for one in mine]
     every = [far for values in honest.values() for far in values]
     honest_max, cheat_min = max(every), min(min(values) for values in cheats.values())
+    sketches = [sketch(one, bytes(32)) for one in mine]
+    sketched = [
+        sketches_apart(ours, sketch(theirs, bytes(32)))
+        for machine in others
+        for ours, theirs in zip(sketches, found[machine], strict=True)
+    ]
     figures = {
         "honest_max": honest_max,
         "cheat_min": cheat_min,
@@ -115,6 +124,9 @@ def measure(quick: bool) -> Report:
         "tokens_not_accused": share_below(cheats["1 token changed"], ACCUSE * tolerance),
         "honest_max_small": max(small),
         "accused_small": float(sum(far > ACCUSE * tolerance for far in small)),
+        "sketch_honest_max": max(sketched),
+        "sketch_other_min": min(sketches_apart(one, other) for one, other in pairwise(sketches)),
+        "sketch_agree": AGREE,
     }
     rows = [Row(f"honest: {machine.name}", "", tuple(values)) for machine, values in honest.items()]
     rows += [Row(f"cheat: {name}", "", tuple(values)) for name, values in cheats.items()]
@@ -219,6 +231,12 @@ def farthest(mine: np.ndarray, theirs: np.ndarray, chunk: int) -> float:
     chunks = [slice(at, at + chunk) for at in range(0, len(mine), chunk)]
     unequal = [where for where in chunks if not np.array_equal(mine[where], theirs[where])]
     return max((distance(mine[where], theirs[where]) for where in unequal), default=0.0)
+
+
+def sketches_apart(one: Sequence[int], other: Sequence[int]) -> float:
+    """How far two sketches are apart, over the longer one; what `verify.sketch.agree` has a bound on."""
+    apart = math.dist(one, other)
+    return apart / max(math.hypot(*one), math.hypot(*other)) if apart else 0.0
 
 
 def main() -> None:
