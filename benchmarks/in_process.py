@@ -106,6 +106,7 @@ def advert_of(secrets: Secrets, round_: int, secure: bool, commitment: bytes = b
         data_count=0,
         head_size=0,
         head_root=bytes(32),
+        energy=None,
     )
 
 

@@ -122,6 +122,7 @@ class SyntheticRun:
             data_count=10_000,
             head_size=self._head[0],
             head_root=self._head[1],
+            energy=None,
         )
 
     def _survivor_set(self, session: bytes) -> SurvivorSet:
@@ -150,6 +151,7 @@ class SyntheticRun:
             beacon=beacon,
             data=(),
             heads=tuple((peer, *self._head) for peer in self.members),
+            energy=(),
             statements=union_of_statements(history, [self._verdicts]),
         )
         vote = Vote(run=self.run, round=record.round, attempt=0, view=0, step=1, value=record.digest())

@@ -30,6 +30,7 @@ from blake3 import blake3
 from pydantic import FailFast, Field
 
 from proto.canonical import MAX_MESSAGE, Count, Digest, Message, PeerID, tagged_hash
+from proto.energy import EnergyClaim
 
 PROTOCOL_VERSION = 1
 MAX_CELL = 32
@@ -76,6 +77,7 @@ class Advert(Message):
     data_count: Count
     head_size: Count  # entries of this peer's ledger; never fewer than an earlier advert said
     head_root: Digest  # the root over them: one for each size
+    energy: EnergyClaim | None  # what its part in the run has taken so far; None: it keeps no account
 
 
 class SessionMessage(Message):

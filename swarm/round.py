@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from proto.canonical import Message, PeerID, tagged_hash
+from proto.energy import EnergyClaim
 from proto.errors import MessageRefused
 from secagg import interface as aggregation
 from secagg.interface import FROM, Job, NotYet, SendPart, Tell, Terms
@@ -73,6 +74,7 @@ from verify.record import (
     Record,
     Vote,
     colluders,
+    energy_of,
     median,
     thresholds,
     union_of_statements,
@@ -107,8 +109,9 @@ class Participant:
     `snapshot`: the hash of the snapshot this peer has. `attempt`, `said`, `entered`: what was saved
     before a restart. `entropy`: 32 fresh random bytes a call. `sane(chunk, update, weight)`: whether a
     member's integers in that chunk may be what `weight` slices give. `head`: size and root of its ledger.
-    `open_text(indices)`: openings of its own sequences. `recall(name)`: evidence that was saved.
-    `shown`: sessions of which its own text was opened to a checker. `rules`: of evidence.
+    `energy(tokens)`: what it claims to have used, so many tokens later; saved when it returns. `open_text`:
+    openings of its own sequences. `recall(name)`: evidence that was saved. `shown`: sessions of which its
+    own text was opened to a checker. `rules`: of evidence.
     """
 
     identity: Identity
@@ -126,6 +129,7 @@ class Participant:
     sane: Callable[[int, np.ndarray, int], bool] = lambda chunk, update, weight: True
     evidence: list[Evidence] = field(default_factory=list)
     head: Callable[[], tuple[int, bytes]] = lambda: (0, bytes(32))
+    energy: Callable[[int], EnergyClaim | None] = lambda tokens: None
     open_text: Callable[[Sequence[int]], list[bytes]] = lambda indices: []
     recall: Callable[[bytes], bytes | None] = lambda name: None
     shown: ShownRounds = field(default_factory=set[bytes])
@@ -270,6 +274,7 @@ class Participant:
             data_count=self.data.count,
             head_size=size,
             head_root=root,
+            energy=self.energy(work.tokens),
         )
         key = attempt_seed(self.history.head, *slot, "meet")
         roster, minimum = self.history.members, self.history.quorum
@@ -587,14 +592,10 @@ class Participant:
     def _complete(self, done: aggregation.Completed) -> list[Effect]:
         assert self.session is not None
         self.phase = Phase.APPLY
-        adverts = [self.session.adverts[peer][1] for peer in done.survivors]
-        weight = sum(advert.weight for advert in adverts)
+        named = [(peer, self.session.adverts[peer][1]) for peer in done.survivors]
+        adverts = [advert for _, advert in named]
+        weights = tuple(advert.weight for advert in adverts)
         self._beacon = done.beacon
-        own = [
-            (peer, advert.data_root, advert.data_count)
-            for peer, advert in zip(done.survivors, adverts, strict=True)
-            if advert.data_root is not None and self.history.roster[peer].data_root is None
-        ]
         self._record = Record(
             run=self.history.run,
             round=self.slot[0],
@@ -603,19 +604,21 @@ class Participant:
             snapshot=bytes(32),  # known once the sum is applied
             session=self.session.id,
             survivors=done.survivors,
-            weights=tuple(advert.weight for advert in adverts),
+            weights=weights,
             tokens=sum(advert.tokens for advert in adverts),
-            loss=sum(advert.loss * advert.weight for advert in adverts) // weight,
+            loss=sum(advert.loss * advert.weight for advert in adverts) // sum(weights),
             heldout=median([advert.heldout for advert in adverts]),
             beacon=session_beacon(self.session.id, done.survivor_set, done.beacon),
-            data=tuple(own),
-            heads=tuple(
-                (peer, advert.head_size, advert.head_root)
-                for peer, advert in zip(done.survivors, adverts, strict=True)
+            data=tuple(
+                (peer, advert.data_root, advert.data_count)
+                for peer, advert in named
+                if advert.data_root is not None and self.history.roster[peer].data_root is None
             ),
+            heads=tuple((peer, advert.head_size, advert.head_root) for peer, advert in named),
+            energy=energy_of((peer, advert.energy) for peer, advert in named),
             statements=union_of_statements(self.history, [vote.statements for _, vote in done.votes]),
         )
-        return [Apply(self.slot, done.total, weight)]
+        return [Apply(self.slot, done.total, sum(weights))]
 
     def _vote_void(self, reason: str) -> list[Effect]:
         self.phase, self._record, self._why = Phase.DECIDE, None, reason
@@ -690,9 +693,8 @@ def _open(raw: bytes, kind: type[M]) -> tuple[PeerID, M]:
 
 
 def _transfer_kind(header: bytes) -> type[Part | PartSum]:
+    kinds: dict[str, type[Part | PartSum]] = {Part.DOMAIN: Part, PartSum.DOMAIN: PartSum}
     domain = domain_of(header)
-    if domain == Part.DOMAIN:
-        return Part
-    if domain == PartSum.DOMAIN:
-        return PartSum
-    raise MessageRefused(f"{domain}: not the header of a transfer")
+    if domain not in kinds:
+        raise MessageRefused(f"{domain}: not the header of a transfer")
+    return kinds[domain]

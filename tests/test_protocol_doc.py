@@ -11,6 +11,7 @@ import pytest
 
 from proto import canonical
 from proto.canonical import Message, PeerID
+from proto.energy import EnergyClaim
 from secagg import messages, ring, shamir
 from secagg.interface import BY_PROPOSER, FROM, TO_PROPOSER
 from secagg.messages import Advert, SessionMessage
@@ -28,6 +29,7 @@ OF_SESSIONS = [kind for kind in SessionMessage.__subclasses__() if kind.__module
 OF_CHECKS = [SequencesAsked, Computed, ChunksAsked, ShownAsked, SliceOpening, ChunkOpening]
 DESCRIBED: list[tuple[type[Message], list[str]]] = [
     *((kind, LINES) for kind in (Advert, *OF_SESSIONS)),
+    (EnergyClaim, CHECKS),
     *((kind, CHECKS) for kind in (*OF_CHECKS, Verdict, Judgement, EvidenceAsked, Join)),
 ]
 CONSTANTS: dict[str, ModuleType] = {
@@ -59,6 +61,10 @@ def type_in_words(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         return " or ".join(f'"{one}"' for one in inner)
     if hasattr(annotation, "__metadata__"):
         return type_in_words(annotation.__origin__, annotation.__metadata__)
+    if isinstance(annotation, type) and issubclass(annotation, Message):
+        return f"a map, {annotation.__name__}"
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"[ {', '.join(type_in_words(one) for one in inner)} ]"
     if origin is tuple:
         of = type_in_words(inner[0])
         return f"list {low}..{high:,} of {of}" if low else f"list <= {high:,} of {of}"

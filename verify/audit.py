@@ -38,7 +38,16 @@ from verify.audit_session import RoundFacts, RoundTask, SessionFacts, Stage, che
 from verify.evidence import PortableEvidence
 from verify.ledger import Entry
 from verify.lottery import ALTERNATES, Draw, draw_checks
-from verify.record import Decided, History, Record, Vote, median, run_id, union_of_statements
+from verify.record import (
+    Decided,
+    History,
+    Record,
+    Vote,
+    energy_of,
+    median,
+    run_id,
+    union_of_statements,
+)
 from verify.standing import FALSE_ACCUSATION, SILENCE, Verdict
 from verify.statement import domain_of, open_signed
 
@@ -488,6 +497,7 @@ class _Audit:
             "loss": sum(member.loss * member.weight for _, member in members) // max(weight, 1),
             "heldout": median([member.heldout for _, member in members]),
             "heads": tuple((peer, member.head_size, member.head_root) for peer, member in members),
+            "energy": energy_of((peer, member.energy) for peer, member in members),
             "data": tuple(
                 (peer, member.data_root, member.data_count)
                 for peer, member in members
@@ -497,6 +507,10 @@ class _Audit:
         }
         if facts.beacon is not None:
             made["beacon"] = facts.beacon
+        chunk = 0 if self._rules is None else self._rules.evidence.chunk
+        for peer, member in members:
+            if member.energy is not None:
+                self.report.peer(peer).claim(member.energy, (facts.chunks or 0) * chunk)
         for name, value in made.items():
             if getattr(record, name) != value:
                 source = "votes" if name == "statements" else "seeds" if name == "beacon" else "adverts"
@@ -523,7 +537,7 @@ class _Audit:
                 continue
             signed = open_signed(raw, Verdict)
             signer, verdict = signed.signer, signed.message
-            self._count_verdict(signer, verdict)
+            self.report.count(signer, verdict)
             drawn = self._drawn(verdict.session)
             if drawn is None:
                 self.report.verdicts_unseen += 1
@@ -535,15 +549,6 @@ class _Audit:
                 why = "is not drawn to be checked" if draw is None else "has other checkers"
                 text = f"record {record.round}: a verdict of {signer} on {verdict.checked}, who {why}"
                 reading.wrong(index, f"{text} in session {verdict.session.hex()[:16]}", by=signer)
-
-    def _count_verdict(self, signer: PeerID, verdict: Verdict) -> None:
-        self.report.verdicts += 1
-        self.report.peer(signer).checks_made += 1
-        checked = self.report.peer(verdict.checked)
-        checked.checked += 1
-        checked.passed += verdict.outcome == "clean"
-        checked.complaints += verdict.outcome == "silent"
-        checked.wrong += verdict.outcome == "wrong"
 
     def _count(self, step: _Step, record: Record) -> None:
         for peer, weight in zip(record.survivors, record.weights, strict=True):

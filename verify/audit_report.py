@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from proto.canonical import PeerID
+from proto.energy import EnergyClaim
+from verify.energy import doubts
 from verify.evidence import PortableEvidence
 from verify.evidence import Rules as EvidenceRules
 from verify.record import Decided, Genesis, History, Record
-from verify.standing import Ban
+from verify.standing import Ban, Verdict
 
 MOST_FINDINGS = 256
 """Findings that are kept; more are counted."""
@@ -89,6 +91,15 @@ class Contribution:
     strikes: int = 0
     member: bool = False
     ban: Ban | None = None
+    energy: EnergyClaim | None = None  # the last one
+    doubts: list[str] = field(default_factory=list)
+
+    def claim(self, energy: EnergyClaim, parameters: int) -> None:
+        """Take in what its next advert says of energy, and what speaks against it."""
+        for doubt in doubts(self.energy, energy, parameters):
+            if len(self.doubts) < MOST_NOTES:
+                self.doubts.append(doubt)
+        self.energy = energy
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,7 @@ class Member:
     data_count: int
     head_size: int
     head_root: bytes
+    energy: EnergyClaim | None
 
 
 @dataclass(frozen=True)
@@ -205,6 +217,16 @@ class Report:
     def peer(self, peer: PeerID) -> Contribution:
         """What the records say of a peer."""
         return self.peers.setdefault(peer, Contribution())
+
+    def count(self, signer: PeerID, verdict: Verdict) -> None:
+        """Take in a drawn checker's verdict."""
+        self.verdicts += 1
+        self.peer(signer).checks_made += 1
+        checked = self.peer(verdict.checked)
+        checked.checked += 1
+        checked.passed += verdict.outcome == "clean"
+        checked.complaints += verdict.outcome == "silent"
+        checked.wrong += verdict.outcome == "wrong"
 
     def close(self) -> None:
         """Put findings in order, and aside what banned peers did."""

@@ -531,4 +531,5 @@ def _member(one: Opened[Advert]) -> Member:
         advert.data_count,
         advert.head_size,
         advert.head_root,
+        advert.energy,
     )

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, TypeVar
 from pydantic import FailFast, Field
 
 from proto.canonical import MAX_MESSAGE, Count, Digest, Message, PeerID, tagged_hash
+from proto.energy import EnergyClaim, EnergyKind
 from proto.errors import MessageRefused, SwarmError
 from secagg.messages import MAX_CELL, MAX_STATEMENT, Each, Some, Weight
 from verify.lottery import ALTERNATES, checkers, in_turn
@@ -127,6 +128,7 @@ class Record(Message):
     beacon: Digest
     data: Each[tuple[PeerID, Digest, Count]]  # own, first seen
     heads: Each[tuple[PeerID, Count, Digest]]  # size and root of each survivor's ledger, from its advert
+    energy: Each[tuple[PeerID, EnergyKind, Count | None, Count]]  # claimed so far: mJ, network bytes
     statements: Annotated[tuple[Raw, ...], Field(max_length=MOST_CARRIED), FailFast()]
 
 
@@ -460,6 +462,8 @@ class History:
             raise RecordRefused("record: one weight for each survivor")
         if [peer for peer, _, _ in record.heads] != list(survivors):
             raise RecordRefused("record: one ledger head for each survivor")
+        if not {peer for peer, *_ in record.energy} <= set(survivors):
+            raise RecordRefused("record: energy of who is no survivor")
         subjects = [self.subject(raw) for raw in record.statements]
         if len(set(subjects)) != len(subjects) or list(record.statements) != sorted(record.statements):
             raise RecordRefused("record: statements must be of distinct subjects and in order")
@@ -549,6 +553,17 @@ class History:
             proved=self.proved | set(members),
             changed=self._changes(roster),
         )
+
+
+def energy_of(
+    claims: Iterable[tuple[PeerID, EnergyClaim | None]],
+) -> tuple[tuple[PeerID, EnergyKind, int | None, int], ...]:
+    """What a record says of its survivors' energy, from their adverts."""
+    return tuple(
+        (peer, claim.kind, claim.millijoules, claim.network_bytes)
+        for peer, claim in claims
+        if claim is not None
+    )
 
 
 def union_of_statements(history: History, carried: Iterable[Sequence[bytes]]) -> tuple[bytes, ...]:

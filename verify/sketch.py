@@ -18,9 +18,10 @@ from pydantic import Field
 WIDTH = 16
 STEP = 1 << 16
 """Elements that are signed at a time; a multiple of `WIDTH`."""
-AGREE = 0.25
+AGREE = 1 / 16
 """Sketches of one slice that are farther apart than this part of their length are of different work. Honest
-machines stay below a hundredth; zeros, or a guess, are at 1 or above."""
+machines stay below a hundredth, two slices of one early snapshot are 0.34 apart (`benchmarks.tolerance`);
+zeros, or a guess, are at 1 or above."""
 
 Number = Annotated[int, Field(ge=-(1 << 62), lt=1 << 62)]
 Sketch = Annotated[tuple[Number, ...], Field(min_length=WIDTH, max_length=WIDTH)]

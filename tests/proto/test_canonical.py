@@ -64,6 +64,8 @@ def strategy(annotation: Any, metadata: Any = ()) -> st.SearchStrategy[Any]:
         return st.binary(min_size=low, max_size=min(bounds.get("max_length", 64), low + 64))
     if annotation is str:
         return st.sampled_from(PEER_IDS if bounds.get("min_length") == 52 else ["update", "two votes"])
+    if isinstance(annotation, type) and issubclass(annotation, Message):
+        return messages(annotation)
     assert origin is tuple, annotation
     if args[-1] is Ellipsis:
         low = bounds.get("min_length", 0)

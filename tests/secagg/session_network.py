@@ -67,6 +67,7 @@ def advert_of(peer: PeerID, **changes: object) -> Advert:
         "data_count": 0,
         "head_size": 0,
         "head_root": bytes(32),
+        "energy": None,
     }
     return Advert.model_validate(fields | changes)
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 import secagg.messages
 from proto.canonical import MAX_MESSAGE, Message
+from proto.energy import EnergyClaim
 from proto.errors import MessageRefused
 from secagg.interface import FROM
 from secagg.messages import (
@@ -107,6 +108,17 @@ def up_to(count: int, items: st.SearchStrategy[Any], least: int = 0) -> st.Searc
     return st.lists(items, min_size=least, max_size=min(count, 4)).map(tuple)
 
 
+LARGEST_CLAIM = EnergyClaim(
+    source="~" * 160,
+    uncertainty=100_000,
+    spent=("measured", BIGGEST, BIGGEST, BIGGEST),
+    network_bytes=BIGGEST,
+    tokens=BIGGEST,
+    milliseconds=BIGGEST,
+    grid=(2_000_000, "~" * 160),
+    embodied=BIGGEST,
+)
+
 digests = st.binary(min_size=32, max_size=32)
 counts = st.integers(0, BIGGEST)
 statements = st.binary(max_size=200)
@@ -120,6 +132,7 @@ FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
         **dict.fromkeys(("loss", "heldout", "data_count", "head_size"), counts),
         "weight": st.integers(1, 1 << 16),
         "accused": up_to(MAX_CELL, peers),
+        "energy": st.sampled_from([None, LARGEST_CLAIM]),
     },
     ShareList: {
         "sealed": up_to(MAX_CELL, st.binary(max_size=SEALED_BYTES)),
@@ -167,7 +180,7 @@ def test_every_message_is_tested_here() -> None:
         value
         for value in vars(secagg.messages).values()
         if isinstance(value, type) and issubclass(value, Message) and "DOMAIN" in vars(value)
-    }
+    } - {EnergyClaim}
     assert defined == set(KINDS)
     assert all(set(kind.model_fields) - {"session"} == set(FIELDS[kind]) for kind in KINDS)
     assert set(FROM) == defined - {Advert, Part, PartSum}, "what a session understands, besides headers"
@@ -230,6 +243,7 @@ def largest() -> dict[type[Message], Message]:
             data_count=BIGGEST,
             head_size=BIGGEST,
             head_root=DIGEST,
+            energy=LARGEST_CLAIM,
         ),
         shares,
         ShareLists(session=session, lists=(sign(SIGNER, shares),) * MAX_CELL),

@@ -139,7 +139,7 @@ def test_messages(v: dict[str, Any]) -> None:
 
 
 def test_there_is_a_vector_of_every_message() -> None:
-    assert {v["domain"] for v in VECTORS["messages"]} == KINDS.keys()
+    assert {v["domain"] for v in VECTORS["messages"]} == KINDS.keys() - {"energy-claim"}  # inside an advert
 
 
 @pytest.mark.parametrize("v", VECTORS["sessions"], ids=lambda v: v["name"])

@@ -57,6 +57,7 @@ def record_after(history: History, **changes: object) -> Record:
         "beacon": bytes([history.round + 1]) * 32,
         "data": (),
         "heads": tuple((peer, 0, bytes(32)) for peer in survivors),  # type: ignore[attr-defined]
+        "energy": (),
         "statements": (),
     }
     return Record.model_validate(fields | changes)

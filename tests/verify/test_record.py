@@ -177,6 +177,7 @@ FIELDS: dict[str, object] = {
     "beacon": bytes([9]) * 32,
     "data": ((PEERS[0], bytes(32), 1),),
     "heads": tuple((peer, 9, bytes(32)) for peer in PEERS[:4]),
+    "energy": ((PEERS[0], "measured", 9, 9),),
     "statements": (b"x",),
 }
 
