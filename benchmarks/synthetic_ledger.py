@@ -170,6 +170,7 @@ class SyntheticRun:
                 round=self.history.round,
                 session=session,
                 checked=draw.checked,
+                slice=0,
                 outcome="clean",
                 sketch=(0,) * WIDTH,
             )

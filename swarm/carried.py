@@ -5,7 +5,7 @@ import itertools
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from secagg.messages import MAX_STATEMENT
-from verify.record import MOST_CARRIED, MOST_OF_ONE, RANK, History, Join, Subject, accuses
+from verify.record import MOST_CARRIED, MOST_OF_ONE, History, Join, Subject, binds, in_fair_order
 
 MOST_JOINS = 256
 """Joins that are kept, at most: anyone may hand one in."""
@@ -19,25 +19,24 @@ class Carried:
     def __init__(self) -> None:
         self._kept: dict[Subject, bytes] = {}
 
-    def take(self, raw: bytes, history: History) -> Subject:
-        """Keep a statement; what it is about. Raises RecordRefused, MessageRefused."""
+    def take(self, raw: bytes, history: History) -> bool:
+        """Keep a statement; whether nothing on its subject was kept before. Raises MessageRefused."""
         subject = history.subject(raw)
-        if subject not in self._kept and self._full(subject):
+        if subject not in self._kept and self._full(subject, history):
             raise MessageRefused("statement: no room; try again after the next record")
         if len(raw) > MAX_STATEMENT:
             raise MessageRefused(f"statement: {len(raw)} bytes, a record carries at most {MAX_STATEMENT}")
         kept = self._kept.get(subject)
-        if kept is None or not accuses(kept):  # an accusation is not taken back
+        if kept is None or not binds(kept):
             self._kept[subject] = raw
-        return subject
+        return kept is None
 
     def admissible(self, history: History) -> list[bytes]:
         """What the next record may carry, as much as a vote holds; joins no more than a record takes."""
         self._forget(history)
-        ranked = sorted(self._kept, key=lambda subject: (RANK[subject[0]], subject))
         joins = {raw for subject, raw in self._kept.items() if subject[0] == Join.DOMAIN}
         late = joins - set(history.taken(joins))
-        chosen = [self._kept[subject] for subject in ranked if self._kept[subject] not in late]
+        chosen = in_fair_order({subject: raw for subject, raw in self._kept.items() if raw not in late})
         total = itertools.accumulate(map(len, chosen))
         return [raw for raw, end in zip(chosen, total, strict=True) if end <= CARRIED_BYTES][:MOST_CARRIED]
 
@@ -54,9 +53,9 @@ class Carried:
             except MessageRefused:
                 del self._kept[subject]
 
-    def _full(self, subject: Subject) -> bool:
+    def _full(self, subject: Subject, history: History) -> bool:
         domain, signer, *_ = subject
         alike = [other for other in self._kept if other[0] == domain]
-        if domain == "join":
-            return len(alike) >= MOST_JOINS
+        if domain == Join.DOMAIN:  # strangers keep no former member out
+            return len(alike) >= MOST_JOINS and signer not in history.proved
         return sum(other[1] == signer for other in alike) >= MOST_OF_ONE

@@ -27,7 +27,7 @@ from verify import check as checking
 from verify.check import Check, Computed
 from verify.evidence import Rules as EvidenceRules
 from verify.lottery import Draw, draw_checks, draw_sums, looked_at_twice, session_beacon
-from verify.record import History
+from verify.record import History, Record
 from verify.standing import Ban, Judgement, Verdict
 from verify.statement import domain_of, open_signed
 
@@ -106,11 +106,22 @@ class Checks:
     # -- what the round tells -------------------------------------------------------------------------
 
     def drawn(
-        self, transcript: Transcript, history: History, attempt: int, work: OwnWork | None
+        self,
+        transcript: Transcript,
+        history: History,
+        attempt: int,
+        work: OwnWork | None,
+        record: Record | None,
     ) -> list[Effect]:
-        """A session's seeds are out: begin the checks that fall to this peer. `history`: before its round."""
+        """A session's seeds are out: begin the checks that fall to this peer. `history`: before its round.
+
+        What a `record` of the session says of its beacon is what counts: where nothing is masked, a lying
+        proposer can show one member other seeds than the rest.
+        """
         verification = self._manifest.verification
         beacon = session_beacon(transcript.session, transcript.agreed.digest(), transcript.beacon)
+        if record is not None and record.session == transcript.session:
+            beacon = record.beacon
         weights = {peer: transcript.adverts[peer][1].weight for peer in transcript.survivors}
         fraction, rate = verification.chunk_fraction, verification.rate
         checks = draw_checks(beacon, weights, transcript.chunks, rate, fraction)
@@ -191,8 +202,9 @@ class Checks:
         said, drawn = signed.message, self._drawn.get(signed.message.session)
         for draw in drawn.checks if drawn is not None else ():
             if draw.checked == said.checked and signed.signer in draw.checkers[: looking(history)]:
-                self._heard.add((said.session, draw.checked))
                 first = signed.signer == draw.checkers[0]
+                if first and said.slice == draw.what and said.outcome in ("clean", "wrong"):
+                    self._heard.add((said.session, draw.checked))
                 if drawn is not None and first and said.outcome == "silent":
                     return self._look_too(drawn, draw, history)
         return []
@@ -225,7 +237,7 @@ class Checks:
         tried = self._trials.recomputed(key, encoded)
         if tried is not None:
             name, one, outcome, mine = tried
-            return self._verdict(name, one.peer, outcome, mine, history)
+            return self._verdict(name, one.peer, one.index, outcome, mine, history)
         return self._judge.recomputed(key, encoded, history) or []
 
     # -- checks ---------------------------------------------------------------------------------------
@@ -268,17 +280,31 @@ class Checks:
             if accused is None:  # signed nonsense that convicts nobody is no answer
                 outcome = "silent"
             told = accused or []
-        checked, session = running.check.draw.checked, running.drawn.transcript.session
-        return [*told, *self._verdict(session, checked, outcome, found.sketch, history)]
+        draw, session = running.check.draw, running.drawn.transcript.session
+        if outcome == "silent" and not self._all_know(session, history):
+            outcome = "unclear"
+        sketch = None if outcome == "silent" else found.sketch
+        return [*told, *self._verdict(session, draw.checked, draw.what, outcome, sketch, history)]
+
+    def _all_know(self, session: bytes, history: History) -> bool:
+        """Whether everyone draws alike of a session: where nothing is masked, only if a record names it."""
+        return self._manifest.aggregation.mode == "secure" or session in history.sessions
 
     def _verdict(
-        self, session: bytes, checked: PeerID, outcome: str, sketch: tuple[int, ...] | None, history: History
+        self,
+        session: bytes,
+        checked: PeerID,
+        index: int,
+        outcome: str,
+        sketch: tuple[int, ...] | None,
+        history: History,
     ) -> list[Effect]:
         verdict = Verdict(
             run=history.run,
             round=said_at(history, self._me),
             session=session,
             checked=checked,
+            slice=index,
             outcome=outcome,  # type: ignore[arg-type]
             sketch=sketch,
         )
@@ -317,7 +343,9 @@ class Checks:
         except MessageRefused:  # it may be a step behind
             if tries < checking.TRIES:
                 return [self._ask_shown(check, sender, tries + 1)]
-            return self._verdict(kept.session, sender, "silent", None, history)
+            if not self._all_know(kept.session, history):
+                return []
+            return self._verdict(kept.session, sender, 0, "silent", None, history)
         messages = {peer: message for peer, (_, message) in check.shown.items()}
         if messages.keys() < set(kept.survivors) or kept.check_sum(check.chunk, messages):
             return []

@@ -4,12 +4,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from secagg.ring import NonFinite
 from swarm.compute import Compute
 from swarm.directory import Directory
 from swarm.net.public import PublicClient
 from swarm.net.rpc import Refused, Unreachable
 from swarm.order import Order
 from swarm.round import Participant
+from swarm.snapshot import SnapshotCorrupt
 from verify.record import Decided, Recovery
 from verify.statement import sign
 
@@ -29,18 +31,27 @@ class Joining:
     ) -> None:
         self._machine, self._compute, self._directory = machine, compute, directory
         self._invitation, self._emit = invitation, emit
+        self._trying = False
         self._trial: tuple[Order | None, tuple[tuple[int, ...], ...]] = (None, ())
 
     async def ask(self) -> None:
         """Do the trial that is asked for, once, and hand the request to every member that can be reached."""
         machine = self._machine
         history, order = machine.history, machine.trial()
-        if history.probation.under_way(machine.me, history.round):
+        waiting = order is not None and history.probation.under_way(machine.me, history.round)
+        if self._trying or waiting:
             return
         if order is None or self._trial[0] != order:
             slices = 0 if order is None else len(order.slices)
             self._emit({"event": "joining", "round": history.round, "trial": slices})
-            self._trial = order, () if order is None else await self._compute.trial(order)
+            self._trying = True
+            try:
+                self._trial = order, () if order is None else await self._compute.trial(order)
+            except (SnapshotCorrupt, NonFinite) as error:
+                log.warning("the trial of record %d: %s", history.round, error)
+                return
+            finally:
+                self._trying = False
         statement = machine.join(*self._trial, self._invitation)
         for peer, record in self._directory.known().items():
             if peer in machine.history.roster:
@@ -52,11 +63,13 @@ class Joining:
 
 
 def enrolment(machine: Participant) -> bytes | None:
-    """Before the first round, the record by which a sole steward takes in those who asked; None: not yet."""
+    """Before the first round, the record by which a sole steward takes in as many of those who asked as the
+    run needs to begin; None: there are too few. The others are on probation."""
     history = machine.history
-    members = sorted({*history.roster, *machine.waiting()})[: history.genesis.largest_cell]
-    enough = len(members) >= machine.manifest.run.min_peers
-    if history.moved or not enough or history.genesis.stewards != (machine.me,):
+    needed = machine.manifest.run.min_peers
+    asked = [peer for peer in machine.waiting() if peer not in history.roster]
+    members = sorted([*history.roster, *asked[: max(0, needed - len(history.roster))]])
+    if history.moved or len(members) < needed or history.genesis.stewards != (machine.me,):
         return None
     recovery = Recovery(
         run=history.run, round=history.round + 1, previous=history.head, members=tuple(members)

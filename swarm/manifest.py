@@ -213,11 +213,12 @@ def _clashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """(table.key, reason with the fix) for every combination that cannot run."""
     run, model, data = manifest.run, manifest.model, manifest.data
     cell = manifest.aggregation.largest_cell
-    if manifest.verification.rate and manifest.membership.snapshots_kept < CHECKED_SNAPSHOTS:
+    checked = manifest.verification.rate or manifest.verification.probation_checks
+    if checked and manifest.membership.snapshots_kept < CHECKED_SNAPSHOTS:
         yield (
             "membership.snapshots_kept",
             f"a check computes a slice at an earlier snapshot; keep {CHECKED_SNAPSHOTS}, "
-            "or set verification.rate = 0",
+            "or set verification.rate = 0 and probation_checks = 0",
         )
     most = MOST_OPENED // (CHUNK * manifest.aggregation.ring_bits // 8)
     if manifest.verification.rate and manifest.work.slices > most:

@@ -64,11 +64,11 @@ def draw_order(
 def trial_order(history: History, peer: PeerID, work: Work, slices: int) -> Order:
     """What a newcomer computes to be let in, at the snapshot and by the beacon of the last record.
 
-    All its slices together are as much work as one slice of a member. Nothing of anybody's text is in it, so
-    that it is the same in both data modes and shows nothing.
+    All its slices together are about as much work as one slice of a member. Nothing of anybody's text is in
+    it, so that it is the same in both data modes and shows nothing. Sequences are in pairs (`trial_signs`).
     """
-    each = -(-work.sequences_per_slice // slices)
-    indices = tuple(range(each))
+    pairs = max(1, -(-work.sequences_per_slice // (2 * slices)))
+    indices = tuple(range(2 * pairs))
     seed = tagged_hash("trial", attempt_seed(history.beacon, history.round, 0, "trial"), peer.encode())
     return Order(history.run, history.round, 0, 0, history.snapshot, (indices,) * slices, seed, trial=True)
 
@@ -79,3 +79,12 @@ def trial_text(order: Order, index: int, length: int, vocabulary: int) -> np.nda
     stream = hashlib.shake_256(tagged_hash("trial-text", order.seed, index.to_bytes(8, "big")))
     drawn = np.frombuffer(stream.digest(8 * count * length), "<u8") % np.uint64(vocabulary)
     return drawn.astype(np.int32).reshape(count, length)
+
+
+def trial_signs(count: int) -> np.ndarray:
+    """With which sign each sequence of a trial's slice counts, float32 [count].
+
+    Gradients of made-up texts have most in common: one of them, computed once, would pass for any other.
+    What is left of their difference is not.
+    """
+    return np.where(np.arange(count) % 2, -1.0, 1.0).astype(np.float32)

@@ -668,8 +668,8 @@ class Peer:
         """A statement that came over the public port: to join or leave, or the stewards' recovery."""
         if domain_of(raw) == Decided.DOMAIN:
             self._recover(raw)
-        else:
-            self.machine.carry(raw)
+        elif not self.machine.carry(raw):
+            return  # whoever hands it in again and again makes nobody tell it again
         for member in self.machine.history.members:
             if member != self.me:
                 self._tell(member, raw)

@@ -443,9 +443,9 @@ class Participant:
         self.snapshot = snapshot
         return self.begin() if self.phase is Phase.WATCH and snapshot == self.history.snapshot else []
 
-    def carry(self, raw: bytes) -> None:
-        """Take a statement to put into the next record. Raises RecordRefused."""
-        self._carried.take(raw, self.history)
+    def carry(self, raw: bytes) -> bool:
+        """Take a statement to put into the next record; whether it is news. Raises MessageRefused."""
+        return self._carried.take(raw, self.history)
 
     def trial(self) -> Order | None:
         """What this peer must compute for its next join; None where a join needs no trial."""
@@ -489,7 +489,7 @@ class Participant:
         """The answer to a `Recompute`; None: it cannot be computed, or the text is not what was drawn."""
         return self.checks.recomputed(key, encoded, text_held, self.history)
 
-    def _end_session(self, slot: Slot, outcome: bytes) -> list[Effect]:
+    def _end_session(self, slot: Slot, outcome: bytes, record: Record | None) -> list[Effect]:
         """What the ledger keeps of the attempt that is over, and the checks that its seeds draw."""
         session, checks = self.session, list[Effect]()
         said: list[tuple[str, bytes]] = []
@@ -500,7 +500,7 @@ class Participant:
                 said += [("final-set", kept.final_set), *(("release", raw) for raw in kept.releases)]
                 said += [("part-sum", raw) for raw, _ in kept.sums.values()]
                 work = self._made if self.me in kept.survivors else None
-                checks = self.checks.drawn(kept, self.history, self.attempt, work)
+                checks = self.checks.drawn(kept, self.history, self.attempt, work, record)
         return [Log((*said, ("decided", outcome))), *checks]
 
     # -- statements -----------------------------------------------------------------------------------
@@ -663,12 +663,12 @@ class Participant:
             if slot < self.slot:
                 return []
             self.history.check_void(decided)
-            given: list[Effect] = [SaveDecided(slot, raw), Abandon(), *self._end_session(slot, raw)]
+            given: list[Effect] = [SaveDecided(slot, raw), Abandon(), *self._end_session(slot, raw, None)]
             given.append(Voided(slot, self._why))
             self.attempt = decided.attempt + 1
         else:
             following = self.history.extend(raw)
-            given = [SaveDecided(slot, raw), Abandon(), *self._end_session(slot, raw)]
+            given = [SaveDecided(slot, raw), Abandon(), *self._end_session(slot, raw, following.last)]
             self.history, self.attempt, self._opened = following, 0, None
             given += self.checks.moved(self.history)
             record = self.history.last

@@ -19,7 +19,7 @@ from transformers import OPTForCausalLM
 from secagg.ring import Encoder, Ring
 from swarm.layout import Layout
 from swarm.model import bind_gradients, layout_of, load_vector
-from swarm.order import Order
+from swarm.order import Order, trial_signs
 from swarm.snapshot import Snapshot
 
 LOGITS = 8 << 20
@@ -63,7 +63,8 @@ class Trainer:
         encoder = Encoder(self._ring, snapshot.scales, self.layout.counts, order.seed, self._sanity_rms)
         self._load(order.snapshot, snapshot)  # the model may have been used between two slices
         self._gradient.zero_()
-        loss, tokens = self._loss(chosen, backward=True)
+        signs = trial_signs(len(chosen)) if order.trial else None
+        loss, tokens = self._loss(chosen, backward=True, signs=signs)
         return SliceResult(encoder.encode(self._gradient.cpu().numpy(), index), loss, tokens)
 
     def heldout_loss(self, snapshot: Snapshot, sequences: np.ndarray) -> float:
@@ -79,8 +80,13 @@ class Trainer:
             load_vector(self._model, self.layout, snapshot.params)
             self._loaded = name
 
-    def _loss(self, sequences: np.ndarray, backward: bool) -> tuple[float, int]:
-        """Mean loss and number of predicted tokens; gradients of the mean are added to the vector."""
+    def _loss(
+        self, sequences: np.ndarray, backward: bool, signs: np.ndarray | None = None
+    ) -> tuple[float, int]:
+        """Mean loss and number of predicted tokens; gradients of the mean are added to the vector.
+
+        `signs`, float32 [count]: how each sequence counts instead.
+        """
         length = sequences.shape[1] - 1
         rows = max(1, LOGITS // (length * self._model.config.vocab_size))
         tokens = len(sequences) * length
@@ -88,7 +94,12 @@ class Trainer:
         for at in range(0, len(sequences), rows):
             batch = torch.from_numpy(sequences[at : at + rows].astype(np.int64)).to(self._device)
             logits = self._model(input_ids=batch[:, :-1], use_cache=False).logits
-            loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum") / tokens
+            flat, wanted = logits.flatten(0, 1), batch[:, 1:].flatten()
+            if signs is None:
+                loss = F.cross_entropy(flat, wanted, reduction="sum") / tokens
+            else:
+                each = F.cross_entropy(flat, wanted, reduction="none").view(len(batch), length).sum(1)
+                loss = (each * torch.from_numpy(signs[at : at + rows]).to(self._device)).sum() / tokens
             if backward:
                 loss.backward()
             total += loss.item()

@@ -100,10 +100,16 @@ def draw_checks(
         seed = tagged_hash("check", beacon, peer.encode())
         if not _happens(tagged_hash("checked", seed), rate):
             continue
-        chosen = draw(tagged_hash("checked-slice", seed), 1, survivors[peer])[0]
+        chosen = drawn_slice(beacon, peer, survivors[peer])
         drawn = draw(tagged_hash("checked-chunks", seed), chunks_to_open(chunks, fraction), chunks)
         draws.append(Draw(peer, checkers(beacon, tuple(survivors), peer), chosen, tuple(drawn)))
     return tuple(draws)
+
+
+def drawn_slice(beacon: bytes, peer: PeerID, weight: int) -> int:
+    """Which of `peer`'s slices is looked at in a session, if it is drawn."""
+    seed = tagged_hash("check", beacon, peer.encode())
+    return draw(tagged_hash("checked-slice", seed), 1, weight)[0]
 
 
 def looked_at_twice(beacon: bytes, draws: Sequence[Draw], rate: float) -> frozenset[PeerID]:

@@ -6,7 +6,7 @@ whether the sketch is right. Enough of them, from more than c members, and the n
 The promise: no c members can take in a name that did not do its work, nor keep one out that did.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -20,10 +20,12 @@ PATIENCE = 3
 
 @dataclass(frozen=True)
 class TrialSlice:
-    """One slice of a trial. `round`: the record whose beacon and snapshot it is of; `since`: that has it."""
+    """One of the `count` slices of a trial. `round`: the record whose beacon and snapshot it is of; `since`:
+    the record that has it."""
 
     peer: PeerID
     index: int
+    count: int
     round: int
     since: int
     checker: PeerID
@@ -52,10 +54,11 @@ class Probation:
             for name, one in self.slices.items()
         )
 
-    def done(self, peer: PeerID, checks: int, may_collude: int) -> bool:
-        """Whether so many slices were found right, by more than `may_collude` members."""
+    def done(self, peer: PeerID, checks: int, may_collude: int, roster: Collection[PeerID]) -> bool:
+        """Whether so many slices were found right, by more than `may_collude` members that are there yet."""
         passed = self.passed.get(peer, {})
-        return len(passed) >= checks and len({one.checker for one in passed.values()}) > may_collude
+        seats = {one.checker for one in passed.values()} & set(roster)
+        return len(passed) >= checks and len(seats) > may_collude
 
     def after(
         self,
@@ -82,13 +85,14 @@ class Probation:
             turns = in_turn(tagged_hash("trial-checkers", beacon, join), members)
             for index, found in enumerate(sketches):
                 checker = turns[index % len(turns)]
-                slices[slice_name(join, index)] = TrialSlice(peer, index, at, round_, checker, found)
+                name = slice_name(peer, join, index)
+                slices[name] = TrialSlice(peer, index, len(sketches), at, round_, checker, found)
         return Probation(slices, {peer: found for peer, found in passed.items() if found})
 
 
-def slice_name(join: bytes, index: int) -> bytes:
-    """What a verdict names in place of a session: a slice of the trial in a join (by its digest)."""
-    return tagged_hash("trial-slice", join, index.to_bytes(8, "big"))
+def slice_name(peer: PeerID, join: bytes, index: int) -> bytes:
+    """What a verdict names in place of a session: a slice of the trial in a peer's join (by its digest)."""
+    return tagged_hash("trial-slice", peer.encode(), join, index.to_bytes(8, "big"))
 
 
 def sketch_seed(order_seed: bytes, index: int) -> bytes:

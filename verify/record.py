@@ -17,7 +17,7 @@ from proto.canonical import MAX_MESSAGE, Count, Digest, Message, PeerID, tagged_
 from proto.energy import EnergyClaim, EnergyKind
 from proto.errors import MessageRefused, SwarmError
 from secagg.messages import MAX_CELL, MAX_STATEMENT, Each, Some, Weight
-from verify.lottery import ALTERNATES, checkers, in_turn
+from verify.lottery import ALTERNATES, checkers, drawn_slice, in_turn
 from verify.probation import Probation
 from verify.sketch import Sketch
 from verify.standing import Ban, Conduct, Judgement, Verdict
@@ -167,7 +167,7 @@ class Decided(Message):
     attempt: Count
     recovery: bool
     body: Annotated[bytes, Field(max_length=1 << 20)]
-    votes: Each[Annotated[bytes, Field(max_length=1024)]]
+    votes: Each[Annotated[bytes, Field(max_length=4096)]]
 
 
 RANK = {Judgement.DOMAIN: 0, Goodbye.DOMAIN: 1, Join.DOMAIN: 1, Verdict.DOMAIN: 2}
@@ -247,8 +247,8 @@ class History:
     last: Record | None = None
     changed: Mapping[PeerID, int] = field(default_factory=dict)  # record in which a peer last came or went
     conduct: Conduct = field(default_factory=Conduct)
-    sessions: Mapping[bytes, tuple[bytes, tuple[PeerID, ...]]] = field(default_factory=dict)
-    """Beacon and survivors of the sessions that the last records name."""
+    sessions: Mapping[bytes, Record] = field(default_factory=dict)
+    """The last records, by their sessions."""
     probation: Probation = field(default_factory=Probation)
     proved: frozenset[PeerID] = frozenset()
     """Whoever has been in the roster: nobody is on probation twice."""
@@ -287,7 +287,8 @@ class History:
         """Whether a join of `peer` takes it in: it was a member before, or has done its probation."""
         checks = self.genesis.probation_checks
         may_collude = colluders(len(self.roster))
-        return checks == 0 or peer in self.proved or self.probation.done(peer, checks, may_collude)
+        done = self.probation.done(peer, checks, may_collude, self.roster)
+        return checks == 0 or peer in self.proved or done
 
     @property
     def trial_slices(self) -> int:
@@ -335,9 +336,7 @@ class History:
             last=record,
             changed=self._changes(roster),
             conduct=conduct,
-            sessions=dict(
-                [*self.sessions.items(), (record.session, (record.beacon, record.survivors))][-REMEMBERED:]
-            ),
+            sessions=dict([*self.sessions.items(), (record.session, record)][-REMEMBERED:]),
         )
 
     def check_certificate(self, decided: Decided, value: bytes) -> None:
@@ -378,6 +377,8 @@ class History:
             raise RecordRefused(f"join: {join.signer} is banned since record {ban.round}, for {ban.reason}")
         if self.genesis.invited:
             self._check_invitation(join.message.invitation, join.signer)
+        elif join.message.invitation is not None:
+            raise RecordRefused("join: this run asks for no invitation; leave it out")
         self._check_trial(join.signer, join.message)
         return join.signer
 
@@ -386,6 +387,8 @@ class History:
             needed = 0
         elif not join.trial and not self.moved:
             return  # the stewards may take it in before the first round
+        elif len(self.roster) >= self.genesis.largest_cell:
+            raise RecordRefused(f"join: the roster is full ({len(self.roster)}); ask again when one has left")
         elif self.probation.under_way(peer, self.round):
             raise RecordRefused(f"join: members still look at the trial of {peer}; ask again after it")
         elif join.round < self.round - 1:
@@ -408,7 +411,7 @@ class History:
                 self._check_known(domain, signer, verdict.checked)
                 self._check_drawn(signer, verdict)
             self.conduct.check_verdict(signer, verdict)
-            return domain, signer, verdict.checked
+            return domain, signer, verdict.session.hex(), verdict.checked
         if domain == Judgement.DOMAIN:
             signer, judgement = self._said(raw, Judgement)
             self._check_known(domain, signer, judgement.against)
@@ -429,7 +432,9 @@ class History:
 
     def _check_trial_drawn(self, signer: PeerID, verdict: Verdict) -> None:
         one = self.probation.slices[verdict.session]
-        if (signer, verdict.checked) != (one.checker, one.peer) or verdict.outcome == "silent":
+        drawn = (one.checker, one.peer, one.index)
+        here = signer in self.roster
+        if (signer, verdict.checked, verdict.slice) != drawn or not here or verdict.outcome == "silent":
             raise RecordRefused(f"verdict: {signer} was not drawn to look at that trial of {verdict.checked}")
 
     def _check_drawn(self, signer: PeerID, verdict: Verdict) -> None:
@@ -437,9 +442,17 @@ class History:
 
         Who could not make a peer answer may always say so: it takes more than c of them.
         """
-        session = self.sessions.get(verdict.session) if verdict.outcome != "silent" else None
-        if session is not None and signer not in checkers(*session, verdict.checked)[:ALTERNATES]:
-            raise RecordRefused(f"verdict: {signer} was not drawn to look at {verdict.checked}")
+        record = self.sessions.get(verdict.session) if verdict.outcome != "silent" else None
+        if record is None:
+            return
+        weights, checked = dict(zip(record.survivors, record.weights, strict=True)), verdict.checked
+        drawn = checkers(record.beacon, record.survivors, checked)[:ALTERNATES]
+        if checked not in weights or signer not in drawn:
+            raise RecordRefused(f"verdict: {signer} was not drawn to look at {checked}")
+        wanted = drawn_slice(record.beacon, checked, weights[checked])
+        if verdict.slice != wanted:
+            what = f"slice {verdict.slice} of {checked}, slice {wanted} was drawn"
+            raise RecordRefused(f"verdict: {signer} looked at {what}")
 
     def _check_fresh(self, signer: PeerID, run: bytes, round_: int) -> None:
         oldest = max(self.round - JOIN_LIFETIME, self.changed.get(signer, 0))  # no replay after a goodbye
@@ -573,27 +586,44 @@ def union_of_statements(history: History, carried: Iterable[Sequence[bytes]]) ->
     """
     chosen: dict[Subject, bytes] = {}
     said = {raw for statements in carried for raw in statements}
-    for raw in sorted(said, key=lambda raw: (not accuses(raw), raw)):  # who accuses cannot take it back
+    for raw in sorted(said, key=lambda raw: (not binds(raw), raw)):
         try:
             chosen.setdefault(history.subject(raw), raw)
         except MessageRefused:
             continue  # it was admissible where it was signed, at another height; the record goes without
     joins = {raw for raw in chosen.values() if domain_of(raw) == Join.DOMAIN}
     late = joins - set(history.taken(joins))
-    ranked = sorted((RANK[subject[0]], raw, subject[1]) for subject, raw in chosen.items() if raw not in late)
-    kept: list[bytes] = []
-    of_one: Counter[PeerID] = Counter()
-    for _, raw, signer in ranked:
-        of_one[signer] += 1
-        if of_one[signer] <= MOST_OF_ONE:
-            kept.append(raw)
+    kept = in_fair_order({subject: raw for subject, raw in chosen.items() if raw not in late})
     return tuple(sorted(kept[:MOST_CARRIED]))
 
 
-def accuses(raw: bytes) -> bool:
-    """Whether a statement is a judgement that evidence holds. False, never an error, on anything else."""
+def in_fair_order(statements: Mapping[Subject, bytes]) -> list[bytes]:
+    """Which go first where not all fit: everybody's first of each kind before anybody's second, judgements
+    before the rest; of one signer no more than `MOST_OF_ONE`."""
+    of_one: Counter[tuple[str, PeerID]] = Counter()
+    in_all: Counter[PeerID] = Counter()
+    ranked: list[tuple[int, int, bytes, PeerID]] = []
+    for subject, raw in sorted(statements.items(), key=lambda item: item[1]):
+        domain, signer = subject[:2]
+        ranked.append((of_one[domain, signer], RANK[domain], raw, signer))
+        of_one[domain, signer] += 1
+    kept: list[bytes] = []
+    for _, _, raw, signer in sorted(ranked):
+        in_all[signer] += 1
+        if in_all[signer] <= MOST_OF_ONE:
+            kept.append(raw)
+    return kept
+
+
+def binds(raw: bytes) -> bool:
+    """Whether a statement cannot be taken back: that evidence holds, or what its author computed.
+
+    False, never an error, on anything that is neither.
+    """
     try:
-        return domain_of(raw) == Judgement.DOMAIN and open_signed(raw, Judgement).message.holds
+        if domain_of(raw) == Judgement.DOMAIN:
+            return open_signed(raw, Judgement).message.holds
+        return domain_of(raw) == Verdict.DOMAIN and open_signed(raw, Verdict).message.sketch is not None
     except MessageRefused:
         return False
 

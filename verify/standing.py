@@ -43,8 +43,8 @@ Kind = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z ]+$")]
 class Verdict(Message):
     """What a drawn checker found of a session's work, or of a slice of a trial (`session` names it).
 
-    `sketch`: of what it computed itself, signed to the checked peer before it saw the other's; None where it
-    came to no result.
+    `slice`: the drawn one. `sketch`: of what it computed itself, signed to the checked peer before it saw the
+    other's; None where it came to no result.
     """
 
     DOMAIN: ClassVar[str] = "verdict"
@@ -53,6 +53,7 @@ class Verdict(Message):
     round: Count  # the last record the checker has seen
     session: Digest
     checked: PeerID
+    slice: Count
     outcome: Literal["clean", "wrong", "silent", "unclear"]
     sketch: Sketch | None
 
@@ -129,6 +130,8 @@ class Conduct:
             raise MessageRefused("verdict: nobody checks itself")
         if verdict.outcome == "clean" and verdict.sketch is None:
             raise MessageRefused(f"verdict: {signer} finds clean what it has no sketch of")
+        if verdict.outcome == "silent" and verdict.sketch is not None:
+            raise MessageRefused(f"verdict: {signer} computed what it had no answer about")
         if (signer, verdict.session, verdict.checked) in self.seen:
             raise MessageRefused(f"verdict: {signer} said one of {verdict.checked} in that session before")
 
@@ -185,7 +188,7 @@ class Conduct:
                 passed[peer] = passed.get(peer, 0) + 1
             elif verdict.outcome == "silent" and verdict.round >= max(struck.get(peer, ()), default=0):
                 complaints.setdefault(peer, {})[signer, verdict.session] = round_
-            if verdict.sketch is not None:
+            if verdict.sketch is not None and verdict.session in sessions:
                 claims = computed.get((verdict.session, peer), ())
                 for other, _, theirs in claims:
                     if not agree(verdict.sketch, theirs):

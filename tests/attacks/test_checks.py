@@ -1,5 +1,6 @@
 """Whoever lies about its work, its sums or its findings is banned whatever it tries; the honest never are."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -11,7 +12,7 @@ import pytest
 from proto.canonical import PeerID, tagged_hash
 from proto.errors import MessageRefused
 from secagg.interface import Job, SendSum
-from secagg.messages import Shown, chunk_hashes
+from secagg.messages import FinalSet, Shown, chunk_hashes
 from swarm.effects import Adopt, Effect, Work
 from swarm.openings import EvidenceAsked, ShownAsked
 from swarm.order import Order
@@ -21,7 +22,7 @@ from verify.check import ChunksAsked, Computed
 from verify.commitment import ChunkOpening, SliceOpening
 from verify.evidence import PortableEvidence
 from verify.identity import Identity
-from verify.record import Goodbye, Join, RecordRefused, colluders
+from verify.record import Decided, Goodbye, Join, Record, RecordRefused, colluders
 from verify.sketch import WIDTH
 from verify.sketch import sketch as make_sketch
 from verify.standing import CONTRADICTED, FALSE_ACCUSATION, SILENCE, Judgement, Verdict
@@ -573,6 +574,7 @@ def test_complaints_of_as_many_as_a_roster_bears_strike_nobody() -> None:
             round=history.round,
             session=tagged_hash("some", history.head),
             checked=victim,
+            slice=0,
             outcome="silent",
             sketch=(0,) * WIDTH,
         )
@@ -614,7 +616,7 @@ def test_members_that_flood_statements_keep_no_ban_away() -> None:
             about = sorted(history.roster)[number % (len(history.roster) - 1)]
             common = {"run": history.run, "round": history.round}
             judged = Judgement(**common, evidence=named, kind="update", against=about, holds=bool(number % 2))
-            found = Verdict(**common, session=named, checked=about, outcome="silent", sketch=None)
+            found = Verdict(**common, session=named, checked=about, slice=0, outcome="silent", sketch=None)
             for message in (judged, found):
                 swarm.tell_all(flooder, swarm.sign(flooder, message))
 
@@ -694,3 +696,49 @@ def test_evidence_is_kept_by_all_who_judged_it_and_served_after_a_restart() -> N
         asked = swarm.sign(swarm.honest[0], EvidenceAsked(evidence=name))
         served = swarm.machine(peer).answer(swarm.honest[0], asked)
         assert b"".join(served) == raw
+
+
+def test_who_finds_everything_unclear_is_replaced_by_the_next() -> None:
+    swarm = Swarm(4, 40, "plain", 0.5)
+    true = swarm.recompute
+
+    def recompute(me: PeerID, order: Order, index: int) -> np.ndarray | None:
+        return None if me == swarm.liar else true(me, order, index)
+
+    swarm.recompute = recompute  # type: ignore[method-assign]
+    assert swarm.goes_on() == {}
+    found: dict[tuple[bytes, PeerID], dict[PeerID, str]] = {}
+    decided = map(Decided.parse, swarm.peers[swarm.honest[0]].disk.decided)
+    for raw in itertools.chain(*(Record.parse(one.body).statements for one in decided if one.body)):
+        if domain_of(raw) == Verdict.DOMAIN:
+            said = open_signed(raw, Verdict)
+            of = found.setdefault((said.message.session, said.message.checked), {})
+            of[said.signer] = said.message.outcome
+    closed = list(found.values())[:-8]
+    spoiled = [who for who in closed if who.get(swarm.liar) == "unclear"]
+    assert spoiled
+    assert all("clean" in who.values() for who in spoiled)
+
+
+def test_no_proposer_makes_honest_checkers_contradict_each_other() -> None:
+    """Without masks the seeds in a final set's votes make the beacon: other votes, other draws."""
+    swarm = Swarm(4, 24, "plain")
+    split: list[PeerID] = []
+
+    def will(sender: PeerID, to: PeerID, raw: bytes) -> list[tuple[float, bytes]]:
+        turn = swarm.honest[swarm.machine(to).history.round % len(swarm.honest)]
+        if sender != swarm.liar or to != turn or domain_of(raw) != FinalSet.DOMAIN:
+            return [(0.0, raw)]
+        final, session = open_signed(raw, FinalSet).message, swarm.machine(sender).session
+        assert session is not None
+        fewer = final.model_copy(update={"votes": final.votes[: session.terms.minimum]})
+        split.append(to)
+        return [(0.0, swarm.sign(sender, fewer))]
+
+    swarm.filter = will
+    assert set(swarm.goes_on()) <= {swarm.liar}
+    assert split
+    contradicted = swarm.machine(swarm.honest[0]).history.conduct.contradicted
+    assert not {
+        peer for peer in swarm.honest for other in contradicted.get(peer, ()) if other in swarm.honest
+    }

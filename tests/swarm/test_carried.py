@@ -10,8 +10,9 @@ from tests.verify.chain import PEERS, begin, decided, follow, goodbye, join, rec
 from tests.verify.test_standing import found, judged
 from verify.identity import Identity
 from verify.record import MOST_CARRIED, MOST_OF_ONE, History, Join, union_of_statements
+from verify.sketch import WIDTH
 from verify.standing import Judgement, Verdict
-from verify.statement import domain_of, sign
+from verify.statement import domain_of, open_signed, sign
 
 
 def stranger(number: int) -> Identity:
@@ -72,7 +73,7 @@ def test_what_no_record_can_carry_is_refused_and_forgotten() -> None:
     assert carried.admissible(history) == []
 
 
-def test_judgements_come_first_and_all_that_is_handed_out_fits_a_vote() -> None:
+def test_everybodys_first_comes_before_anybodys_second_and_all_fits_a_vote() -> None:
     history = begin(8)
     carried = flooded(history)
     for peer in PEERS[:7]:
@@ -80,7 +81,9 @@ def test_judgements_come_first_and_all_that_is_handed_out_fits_a_vote() -> None:
         for number in range(8):
             carried.take(judged(history, peer, evidence=evidence(number)), history)
     chosen = carried.admissible(history)
-    assert kinds(chosen)[:56] == [Judgement.DOMAIN] * 56
+    assert kinds(chosen)[:7] == [Judgement.DOMAIN] * 7
+    assert {open_signed(raw, Judgement).signer for raw in chosen[:7]} == set(PEERS[:7])
+    assert sum(kind == Verdict.DOMAIN for kind in kinds(chosen)) == 7
     assert sum(map(len, chosen)) <= CARRIED_BYTES
     assert len(chosen) <= MOST_CARRIED
     vote = SetVote(session=bytes(32), survivor_set=bytes(32), seed=bytes(32), statements=tuple(chosen))
@@ -98,6 +101,46 @@ def test_any_number_of_strangers_keeps_no_member_out() -> None:
     chosen = carried.admissible(history)
     for raw in (judged(history, PEERS[0]), found(history, PEERS[1]), goodbye(history, PEERS[2])):
         assert raw in chosen, domain_of(raw)
+
+
+def test_strangers_do_not_fill_the_room_of_a_member_that_comes_back() -> None:
+    history = begin(8)
+    gone = PEERS[7]
+    record = record_after(history, statements=(goodbye(history, gone),))
+    history = history.extend(decided(history, record))
+    flooded(history).take(join(history, gone), history)
+
+
+def test_members_with_low_names_that_say_much_keep_nobodys_verdict_out() -> None:
+    history, carried = begin(16, largest_cell=32), Carried()
+    liars, honest = PEERS[:4], PEERS[4:16]
+    for peer in honest:
+        carried.take(found(history, peer, honest[0] if peer != honest[0] else honest[1]), history)
+    for liar in liars:
+        for number, checked in enumerate(PEERS[:16]):
+            if checked != liar:
+                changes = {
+                    "outcome": "unclear",
+                    "sketch": ((1 << 62) - 1,) * WIDTH,
+                    "session": evidence(number),
+                }
+                carried.take(found(history, liar, checked, **changes), history)
+    chosen = carried.admissible(history)
+    assert {open_signed(raw, Verdict).signer for raw in chosen} == {*liars, *honest}
+
+
+def test_what_a_checker_says_it_computed_is_not_taken_back() -> None:
+    history = begin(8)
+    told = found(history, PEERS[0], outcome="clean")
+    unsaid = found(history, PEERS[0], outcome="unclear")
+    for order in ([told, unsaid], [unsaid, told]):
+        carried = Carried()
+        for raw in order:
+            carried.take(raw, history)
+        assert carried.admissible(history) == [told]
+    assert union_of_statements(history, [[unsaid], [told]]) == (told,)
+    other = found(history, PEERS[0], outcome="clean", session=bytes(32))
+    assert set(union_of_statements(history, [[other], [told]])) == {told, other}
 
 
 def test_no_member_takes_the_place_of_another() -> None:

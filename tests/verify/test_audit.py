@@ -18,7 +18,7 @@ from verify.audit import Report, Source, audit
 from verify.audit_report import RoundView
 from verify.audit_session import RoundFacts, RoundTask, check_any
 from verify.ledger import Ledger
-from verify.lottery import checkers
+from verify.lottery import checkers, drawn_slice
 from verify.record import Decided, Record, Vote
 from verify.sketch import WIDTH
 from verify.standing import Verdict
@@ -316,7 +316,13 @@ def test_the_verdict_of_a_peer_that_was_not_drawn_is_named() -> None:
     checked = made.peers[0]
     signer = checkers(first.beacon, first.survivors, checked)[0]
     verdict = Verdict(
-        run=made.run, round=2, session=first.session, checked=checked, outcome="clean", sketch=(0,) * WIDTH
+        run=made.run,
+        round=2,
+        session=first.session,
+        checked=checked,
+        slice=drawn_slice(first.beacon, checked, first.weights[first.survivors.index(checked)]),
+        outcome="clean",
+        sketch=(0,) * WIDTH,
     )
     statements = (sign(made.identities[signer], verdict),)
     at = places(entries, "decided")[-1]

@@ -455,6 +455,7 @@ def test_a_complaint_makes_the_next_ones_look_once_however_often_it_is_told() ->
         round=0,
         session=kept.session,
         checked=peer,
+        slice=0,
         outcome="silent",
         sketch=(0,) * WIDTH,
     )

@@ -45,6 +45,7 @@ def verdicts(
                     "round": history.round,
                     "session": name,
                     "checked": of,
+                    "slice": one.index,
                     "outcome": outcome,
                     "sketch": SKETCH,
                 }
@@ -110,7 +111,7 @@ def test_only_the_drawn_checker_of_a_slice_is_heard_and_once() -> None:
         "outcome": "clean",
         "sketch": SKETCH,
     }
-    fine = Verdict.model_validate({**fields, "checked": NEW})
+    fine = Verdict.model_validate({**fields, "checked": NEW, "slice": one.index})
     for signer in history.members:
         if signer != one.checker:
             with pytest.raises(RecordRefused, match="not drawn"):
@@ -135,6 +136,50 @@ def test_no_c_members_let_a_name_in_whatever_they_sign(data: st.DataObject) -> N
             carried.append(trial(history))
         history = moved(history, *carried)
         assert NEW not in history.roster
+
+
+def test_a_trial_is_looked_at_by_its_own_number_of_slices_though_the_roster_has_grown() -> None:
+    before = start(11)
+    before = moved(before, trial(before, PEERS[31]))
+    before = moved(before, *verdicts(before, of=PEERS[31]))
+    after = moved(before, join(before, PEERS[31]))
+    assert (before.trial_slices, after.trial_slices) == (3, 4)
+    history = moved(after, trial(after, NEW, round_=before.round, slices=4))
+    assert [one.count for one in history.probation.slices.values() if one.peer == NEW] == [4] * 4
+
+
+def test_who_copies_a_join_takes_nothing_from_its_author() -> None:
+    history = start(8)
+    history = moved(history, trial(history))
+    mine = {name for name, one in history.probation.slices.items() if one.peer == NEW}
+    history = moved(history, trial(history, PEERS[31], round_=history.round - 1))
+    assert {name for name, one in history.probation.slices.items() if one.peer == NEW} == mine
+    for raw in verdicts(history):
+        history.subject(raw)
+
+
+def test_one_seat_vouches_once_however_many_keys_sit_in_it() -> None:
+    """Two keys that were members take turns in one seat, and both vouch."""
+    history = start(5, 1)
+    inside, outside = PEERS[3], PEERS[4]
+    history = moved(history, goodbye(history, outside))
+    for _ in range(40):
+        vouched = {one.checker for one in history.probation.passed.get(NEW, {}).values()}
+        ours = verdicts(history, by=(PEERS[3], PEERS[4]))
+        if inside in vouched:
+            history = moved(history, goodbye(history, inside), *ours)
+            history = moved(history, join(history, outside))
+            inside, outside = outside, inside
+        else:
+            history = moved(history, trial(history), join(history, NEW), *ours)
+    assert {PEERS[3], PEERS[4]} & set(history.roster) == {inside}
+    assert NEW not in history.roster
+
+
+def test_a_full_roster_tries_nobody() -> None:
+    history = moved(begin(4, probation_checks=3, largest_cell=4))
+    with pytest.raises(RecordRefused, match="full"):
+        history.admits(trial(history))
 
 
 def test_trials_take_turns_and_no_more_are_open_than_the_roster_bears() -> None:

@@ -38,6 +38,10 @@ def judgement(
     return Judgement(run=bytes(32), round=0, evidence=evidence, kind=kind, against=against, holds=holds)
 
 
+def session_of(number: int) -> bytes:
+    return tagged_hash("session", number.to_bytes(8, "big"))
+
+
 def verdict(
     checked: PeerID = VICTIM,
     outcome: str = "silent",
@@ -49,8 +53,9 @@ def verdict(
         {
             "run": bytes(32),
             "round": round_,
-            "session": tagged_hash("session", session.to_bytes(8, "big")),
+            "session": session_of(session),
             "checked": checked,
+            "slice": 0,
             "outcome": outcome,
             "sketch": TRUE if sketch is None and outcome == "clean" else sketch,
         }
@@ -95,7 +100,7 @@ def test_a_checker_that_more_than_c_others_contradict_has_computed_nothing_and_i
             (liar, verdict(outcome="clean", session=at, sketch=FALSE)),
             (honest, verdict(outcome="clean", session=at)),
         ]
-        conduct = step(conduct, at + 1, verdicts=both)
+        conduct = step(conduct, at + 1, verdicts=both, sessions=[session_of(at)])
     assert {peer: ban.reason for peer, ban in conduct.bans.items()} == {liar: CONTRADICTED}
 
 
@@ -106,7 +111,7 @@ def test_machines_that_round_differently_do_not_contradict_each_other() -> None:
             (PEERS[0], verdict(outcome="clean", session=at, sketch=NEARLY)),
             (honest, verdict(outcome="clean", session=at)),
         ]
-        conduct = step(conduct, at + 1, verdicts=both)
+        conduct = step(conduct, at + 1, verdicts=both, sessions=[session_of(at)])
     assert not conduct.bans
     assert not conduct.contradicted
 
@@ -118,8 +123,25 @@ def test_one_member_that_contradicts_for_ever_is_one() -> None:
             (PEERS[0], verdict(outcome="clean", session=at)),
             (PEERS[1], verdict(outcome="clean", session=at, sketch=FALSE)),
         ]
-        conduct = step(conduct, at + 1, verdicts=both)
+        conduct = step(conduct, at + 1, verdicts=both, sessions=[session_of(at)])
     assert not conduct.bans
+
+
+def test_sessions_that_no_record_names_contradict_nobody() -> None:
+    """What was drawn there is not known to all: honest members may have looked at different slices."""
+    conduct = Conduct()
+    for at, honest in enumerate(PEERS[1:7]):
+        both = [
+            (PEERS[0], verdict(outcome="clean", session=at, sketch=FALSE)),
+            (honest, verdict(outcome="clean", session=at)),
+        ]
+        conduct = step(conduct, at + 1, verdicts=both)
+    assert not conduct.contradicted
+
+
+def test_silence_says_nothing_of_what_was_computed() -> None:
+    with pytest.raises(MessageRefused, match="no answer about"):
+        Conduct().check_verdict(PEERS[0], verdict(sketch=TRUE))
 
 
 def test_clean_takes_a_sketch() -> None:
@@ -172,7 +194,10 @@ def test_no_c_members_have_anybody_banned_whatever_they_sign(data: st.DataObject
         ]
         unique = {(signer, one.evidence, one.kind, one.against): (signer, one) for signer, one in found}
         heard = {(signer, one.checked): (signer, one) for signer, one in [*silent, *looked]}
-        conduct = step(conduct, round_, unique.values(), heard.values(), roster, roster, strikes=1)
+        sessions = [session_of(100 + round_)]
+        conduct = step(
+            conduct, round_, unique.values(), heard.values(), roster, roster, strikes=1, sessions=sessions
+        )
     assert set(conduct.bans) <= set(liars)
     assert not conduct.strikes or not any(conduct.strikes.values())
 
@@ -472,7 +497,6 @@ def test_a_record_has_one_statement_of_a_subject() -> None:
     for pair in (
         [judged(history, PEERS[0]), judged(history, PEERS[0], holds=False)],
         [found(history, PEERS[0]), found(history, PEERS[0], outcome="clean")],
-        [found(history, PEERS[0]), found(history, PEERS[0], session=bytes(32))],
     ):
         with pytest.raises(RecordRefused, match="distinct subjects"):
             recorded(history, *pair)

@@ -217,7 +217,9 @@ def results(**changes: object) -> PortableEvidence:
     checker, session = here.draw_of(peer).checkers[0], here.drawn(peer).transcript.session
     run = here.swarm.machine(peer).history.run
     told = Computed(session=session, checked=peer, sketch=(0,) * WIDTH)
-    said = Verdict(run=run, round=0, session=session, checked=peer, outcome="clean", sketch=(1,) * WIDTH)
+    said = Verdict(
+        run=run, round=0, session=session, checked=peer, slice=0, outcome="clean", sketch=(1,) * WIDTH
+    )
     signed = (here.sign(checker, told), here.sign(checker, said.model_copy(update=changes)))
     return PortableEvidence(run=run, kind="two results", against=checker, adverts=(), statements=signed)
 
