@@ -4,7 +4,7 @@ The promise: what may have gone by unseen is an error, never a guess. After an e
 afresh, and `gaps` has grown, so that no difference spans the hole unnoticed.
 
 >>> counter = Counter("package-0", joules_each=1e-6, wraps_at=4_000_000, most_watts=2.0)
->>> counter.advance(3_900_000, 0.0), counter.advance(3_950_000, 1.0)
+>>> counter.advance(3_900_000, 0.0), round(counter.advance(3_950_000, 1.0), 6)
 (0.0, 0.05)
 >>> counter.advance(40_000, 2.0)  # 0.05 J up to the end of the counter, and 0.04 J more
 0.09

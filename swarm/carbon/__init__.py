@@ -1,0 +1,2 @@
+"""The comparison of arXiv 2507.01803, cloud GPU against laptops and phones, with every input open. No
+torch."""
