@@ -176,7 +176,7 @@ def _scenario_json(name: str, stated: Values, cloud: str | None) -> dict[str, An
 
 def _say(lines: Iterator[str]) -> None:
     for line in lines:
-        print(line)
+        print(line.rstrip())
 
 
 main = common.main_of(carbon, "swarm-carbon", EXAMPLES)

@@ -129,13 +129,13 @@ def swing_lines(
     for metric in METRICS:
         low, now = HEADLINES[metric][0], ratio_text(getattr(done, metric))
         yield f"{case.name}, {scenario}: {NAMES[metric]}, cloud / edge = {now}; widest inputs"
-        yield f"  {'input':26}{'now':>7}  {'range':15}{'cloud / edge':>14}{f'{low:g} at':>8}{'1 at':>7}"
+        yield f"  {'input':25}{'now':>7}  {'range':15}{'cloud / edge':>14}{f'{low:g} at':>8}{'1 at':>7}"
         for swing in found[metric][:ROWS]:
             parameter = swing.parameter
             span = f"{parameter.low:g} to {parameter.high:g}"
             ends = f"{ratio_text(swing.at_low)} to {ratio_text(swing.at_high)}"
             yield (
-                f"  {parameter.name:26}{_short(swing.value):>7}  {span:15}{ends:>14}"
+                f"  {parameter.name:25}{_short(swing.value):>7}  {span:15}{ends:>14}"
                 f"{_short(swing.reaches):>8}{_short(swing.even):>7}"
             )
     yield "  `1 at`: where cloud and edge are even; -: nowhere in the range"
