@@ -18,7 +18,7 @@ TITLES = {
 }
 BARS = 12
 SIZES = {"tornado.png": (14, 5), "heat.png": (14, 4.6), "draws.png": (9, 4)}
-"""Inches, at 100 dots each."""
+"""Inches, at 88 dots each."""
 SHADES = 3
 """Colours end at ratios of 2 to this power."""
 
@@ -46,7 +46,7 @@ def draw_all(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, size in SIZES.items():
-            figure = Figure(figsize=size, dpi=100, layout="constrained")
+            figure = Figure(figsize=size, dpi=88, layout="constrained")
             if name == "tornado.png":
                 _tornado(figure, found, title)
             elif name == "heat.png":

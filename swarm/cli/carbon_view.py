@@ -90,6 +90,8 @@ def ratio_lines(stated: Values, cloud: str | None) -> Iterator[str]:
                 else "    -    -    -"
             )
         yield f"  {case.name:13}" + "".join(f"{cell} " for cell in cells).rstrip()
+    if cloud is not None:
+        yield f"  cloud: {CLOUDS[cloud]}, in place of the scenarios' own"
     for scenario in SCENARIOS.values():
         yield from _indented(f"{scenario.name}: {scenario.says}", "  ", "    ")
 

@@ -2,7 +2,7 @@
 
 The promise: the choice is automatic, and every candidate that was passed over says why. The best that is
 there wins: the machine's own power meter, RAPL, a battery being drained, a model with a source; else
-"unavailable". What the user states (`watts`) comes before all of it, for whoever states watts has reasons.
+"unavailable". What the user states (`watts`) comes before all of it but a GPU's counter.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Literal
 from swarm.energy import apple, cpu_model, powercap, sensors
 from swarm.energy.cpu_model import CpuModel, SharedByCpuTime, Watts
 from swarm.energy.nvidia import Boards, Nvidia
-from swarm.energy.reading import Meter, MeterFailed, Unavailable
+from swarm.energy.reading import BadFigure, Meter, MeterFailed, Unavailable
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,25 @@ def choose(
     """The meters of this machine for work on `device`. `shared`: other peers work on this machine too, so
     each counts its own part. `boards`: NVML, or a test's. Raises nothing: what cannot be had is said."""
     at, why = places or Places(), list[str]()
+    meters = [_gpu(boards, shared, why)] if device == "cuda" else []
     if watts is not None:
         why.append(f"the user states {watts.idle:g} W idle and {watts.busy:g} W busy: used")
-        return Choice((_modelled(watts, os.cpu_count() or 1, shared),), tuple(why))
-    meters = [_gpu(boards, shared, why)] if device == "cuda" else []
-    return Choice((*meters, _machine(at, shared, device == "cuda", why)), tuple(why))
+        machine = _modelled(watts, os.cpu_count() or 1, shared)
+    else:
+        machine = _machine(at, shared, device == "cuda", why)
+    return Choice((*meters, machine), tuple(why))
 
 
 def stated(idle: float | None, busy: float | None) -> Watts | None:
-    """What --watts-idle and --watts-busy say: both or neither. Raises BadFigure."""
+    """What --watts-idle and --watts-busy say: of the machine, without a GPU that is counted by itself.
+
+    Raises BadFigure.
+    """
     if idle is None and busy is None:
         return None
-    return Watts(-1.0 if idle is None else idle, -1.0 if busy is None else busy, "stated by the user")
+    if idle is None or busy is None:
+        raise BadFigure("--watts-idle and --watts-busy go together: give both, or neither")
+    return Watts(idle, busy, "stated by the user")
 
 
 def _gpu(boards: Boards | None, shared: bool, why: list[str]) -> Meter:

@@ -79,14 +79,15 @@ class Hwmon(_PowerMeter):
     uncertainty = HWMON_UNCERTAINTY
 
     def __init__(self, root: Path = HWMON, clock: Callable[[], float] = boot_clock) -> None:
-        found = [path for path in sorted(root.glob("hwmon*")) if read_word(path / "name") in WHOLE_MACHINE]
-        files = [path / "power1_average" for path in found if read_word(path / "power1_is_battery") != "1"]
-        if not files:
+        for path in sorted(root.glob("hwmon*")):
+            driver = read_word(path / "name")
+            if driver in WHOLE_MACHINE and read_word(path / "power1_is_battery") != "1":
+                self._file, self.name = path / "power1_average", f"hwmon {driver}"
+                break
+        else:
             raise CounterUnreadable(
                 f"{root} has no sensor that sees the whole machine ({', '.join(WHOLE_MACHINE)})"
             )
-        self._file = files[0]
-        self.name = f"hwmon {read_word(found[0] / 'name')}"
         super().__init__(clock)
 
     def _watts(self) -> float:

@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -136,3 +140,11 @@ def test_the_sampler_samples_until_it_is_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(keep_sampling(EnergyAccount([meter], 0.0), every=0))
     assert meter.reads == 5
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    page = Path(__file__).parents[3] / "docs" / "energy.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    example += "print(report.network_bytes, report.kind)\n"
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "1500000"

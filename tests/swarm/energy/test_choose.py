@@ -62,11 +62,13 @@ def test_the_users_own_watts_come_first(tmp_path: Path) -> None:
     zone(places.powercap, "intel-rapl:0", "package-0", 0)
     (meter,) = choose(watts=stated(3, 40), places=places).meters
     assert (meter.kind, "3.0 to 40.0 W" in meter.name) == (Kind.MODELLED, True)
+    gpu, rest = choose("cuda", watts=stated(3, 40), places=places, boards=Boards(0.0)).meters
+    assert (gpu.kind, rest.name) == (Kind.MEASURED, meter.name)
 
 
 def test_half_of_the_users_watts_are_not_enough() -> None:
     assert stated(None, None) is None
-    with pytest.raises(BadFigure, match="--watts-idle and --watts-busy"):
+    with pytest.raises(BadFigure, match="go together"):
         stated(5.0, None)
 
 
