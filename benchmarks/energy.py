@@ -74,9 +74,9 @@ def measure(quick: bool) -> Report:
 
 
 NOTES = (
-    "model: watts of the whole machine by the table, between its idle and busy ends, while 0, half and all "
-    "of "
-    "its processors compute. Other programs' load counts too, as it does with a counter.",
+    "model_watts: of the whole machine by the table, between its idle and busy ends, while 0, half and "
+    "all of its processors compute, as if nothing else ran; `with all others` counts every program, as a "
+    "counter does.",
     "joules_per_cpu_second: what the model charges a process; model_processes_over_machine: the computing "
     "processes' sum over the machine's while all processors compute. No counter here can confirm either.",
 )
@@ -111,22 +111,25 @@ def modelled(seconds: float) -> tuple[dict[str, float], list[Row]]:
         workers = math.ceil(processor.threads * share)
         progress(f"{workers} of {processor.threads} processors compute for {seconds:g} s")
         children = [multiprocessing.Process(target=_compute, args=(seconds,)) for _ in range(workers)]
-        before_children = process_busy_seconds()
-        meter = CpuModel(watts, processor.threads)
-        before, busy = meter.read(), machine_busy_seconds()
+        everybody = CpuModel(watts, processor.threads)
+        alone = CpuModel(watts, processor.threads, busy_seconds=process_busy_seconds)
+        process = CpuModel(watts, processor.threads, "process")
+        meters = (everybody, alone, process)
+        before, cpu = [meter.read() for meter in meters], process_busy_seconds()
         for child in children:
             child.start()
         time.sleep(seconds)
         for child in children:
             child.join()
-        after = meter.read()
-        used, wall = between(before, after).joules or 0.0, after.seconds - before.seconds
-        load = (machine_busy_seconds() - busy) / wall / processor.threads
-        rows.append(Row(f"model, {workers} processes, load {load:.0%}", "W", (used / wall,)))
-        figures[f"model_watts_{workers}_of_{processor.threads}"] = used / wall
+        after, cpu = [meter.read() for meter in meters], process_busy_seconds() - cpu
+        wall = after[0].seconds - before[0].seconds
+        machine, own, charged = (between(a, b).joules or 0.0 for a, b in zip(before, after, strict=True))
+        said = f"{workers} computing, {cpu:.1f} CPU s in {wall:.1f} s"
+        rows.append(Row(f"{said}: these alone", "W", (own / wall,)))
+        rows.append(Row(f"{said}: with all others", "W", (machine / wall,)))
+        figures[f"model_watts_{workers}_of_{processor.threads}"] = own / wall
         if share == 1.0:
-            mine = (process_busy_seconds() - before_children) * watts.busy / processor.threads
-            figures["model_processes_over_machine"] = mine / used
+            figures["model_processes_over_machine"] = charged / machine
     return figures, rows
 
 

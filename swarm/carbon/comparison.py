@@ -125,9 +125,9 @@ def check_fit(values: Mapping[str, Number], case: Case) -> None:
     needed, has = memory_needed(values, case), values[f"{case.edge}.memory-gb"]
     if np.any(needed > has):
         raise DoesNotFit(
-            f"{case.name}: {case.model.name} needs {needed:.1f} GB on each of {devices_of(values, case):.0f} "
-            f"and has {has:g} GB: "
-            f"shard it (--case {case.edge}s-...) or set {case.edge}.count or {case.edge}.memory-gb"
+            f"{case.name}: {case.model.name} needs {needed:.1f} GB on each of "
+            f"{devices_of(values, case):.0f} and has {has:g} GB: shard it (--case {case.edge}s-...) or "
+            f"set {case.edge}.count or {case.edge}.memory-gb"
         )
 
 

@@ -1,10 +1,9 @@
-"""Every input of the comparison: value, range, unit, source. Nothing else in the package holds a figure
-about the world.
+"""Every input of the comparison: value, range, unit, source. They are in parameters.csv.
 
 The promise: a figure is `paper` (arXiv 2507.01803 states it), `source` (another public source does) or
 `assumed` (nobody was found who does; the range is then the statement). The paper's own tables of joules and
 embodied carbon could not be had, and no figure here pretends to be from them. A value outside its range is
-refused.
+refused. No other file of the package holds a figure about the world.
 
 >>> defaults()["laptop.count"], with_values(defaults(), ["cloud.pue=1.1"])["cloud.pue"]
 (4.0, 1.1)
@@ -35,8 +34,7 @@ class OutOfRange(SwarmError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """`role`: what is computed; what its user chooses; what is not known well. The last kind is drawn at
-    random."""
+    """`role`: what is computed; what its user chooses; what is uncertain, and drawn at random."""
 
     name: str
     value: float
@@ -100,8 +98,7 @@ SCENARIOS = {
         Scenario(
             "paper",
             "what the paper's instruments see: the GPU's board (nvidia-smi) and the devices, without "
-            "chargers, "
-            "cooling, servers, waiting, loss or checks; A5000 in fp32",
+            "chargers, cooling, servers, waiting, loss or checks; A5000 in fp32",
             "a5000",
             {
                 "cloud.pue": 1.0,
@@ -126,9 +123,8 @@ SCENARIOS = {
         Scenario(
             "contrary",
             "the evidence the other way: an A100 in fp16 in a good data centre, whose carbon is 96 % use "
-            "(arXiv 2509.00093); "
-            "phones at 12 times its computing energy, on chargers 2.9 times worse than a PUE of 1.1 "
-            "(CACM 2024, ML on smartphones vs. the cloud)",
+            "(arXiv 2509.00093); phones at 12 times its computing energy, on chargers 2.9 times worse "
+            "than a PUE of 1.1 (CACM 2024, ML on smartphones vs. the cloud)",
             "a100",
             {
                 "cloud.pue": 1.1,

@@ -35,9 +35,8 @@ def parameter_lines(values: Values) -> Iterator[str]:
         yield f"{parameter.name:28}{value:8g}{mark} {span:16} {parameter.unit:13} {parameter.basis}".rstrip()
         yield from _indented(parameter.source, "      ")
     yield from _wrapped(
-        "known by: paper = arXiv 2507.01803 states it; source = the public source below it; assumed = nobody "
-        "was found who "
-        "says, and the range is the statement. * = changed from its own value"
+        "known by: paper = arXiv 2507.01803 states it; source = the public source below it; assumed = "
+        "nobody was found who says, and the range is the statement. * = changed from its own value"
     )
 
 
@@ -114,12 +113,11 @@ def headline_lines(stated: Values, cloud: str | None) -> Iterator[str]:
     yield f"  {'cloud: embodied / operational':30}" + "".join(f"{share:11.0%}" for share in shares)
     (low_e, high_e), (low_c, high_c) = HEADLINES["energy"], HEADLINES["carbon_marginal"]
     yield from _indented(
-        "With edge devices that exist anyway and one grid, the carbon ratio is the energy ratio times (1 + "
-        f"embodied / operational) of the cloud. If the headlines' ends belong together, {low_e:g} with "
-        f"{low_c:g} and "
-        f"{high_e:g} with {high_c:g}, that share is {low_c / low_e - 1:.0%} and {high_c / high_e - 1:.0%}: "
-        "making the cloud's machines would emit as much as running them. (The paper's tables, which would "
-        "tell, could not be had.)",
+        "With edge devices that exist anyway and one grid, the carbon ratio is the energy ratio times (1 "
+        f"+ embodied / operational) of the cloud. If the headlines' ends belong together, {low_e:g} with "
+        f"{low_c:g} and {high_e:g} with {high_c:g}, that share is {low_c / low_e - 1:.0%} and "
+        f"{high_c / high_e - 1:.0%}: making the cloud's machines would emit as much as running them. (The "
+        "paper's tables, which would tell, could not be had.)",
         "  ",
     )
 

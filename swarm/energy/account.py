@@ -38,8 +38,7 @@ PHASES = ("compute", "checks", "wait")
 """Training and the outer step; spot checks; everything else, above all waiting for others."""
 NETWORK = "network"
 NETWORK_UNCERTAINTY = 1.0
-"""The paper's 0.05 J/MB follows from 0.5 W at 10 MB/s; a vendor gives 1 to 17 J/MB. So: at least the order
-is open."""
+"""The paper's 0.05 J/MB is 0.5 W at 10 MB/s; a vendor gives 1 to 17 J/MB: not even the order is known."""
 SAMPLE_SECONDS = 1.0
 """Between two readings: within the wrap-around of any counter, and short enough for a power to be steady."""
 

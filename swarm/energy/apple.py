@@ -10,9 +10,9 @@ import platform
 from swarm.energy.reading import CounterUnreadable, Meter
 
 WHY = (
-    "Apple's counters (IOReport) are not read by this version: an adapter to the package zeus-apple-silicon "
-    "is missing, "
-    "because it has not been tried on a Mac; give --watts-idle and --watts-busy"
+    "Apple's counters (IOReport) are not read by this version: an adapter to the package "
+    "zeus-apple-silicon is missing, because it has not been tried on a Mac; give --watts-idle and "
+    "--watts-busy"
 )
 
 

@@ -54,15 +54,14 @@ class Counter:
         if longest is not None and passed > longest:
             raise ReadTooLate(
                 f"{self.name}: {passed:.0f} s since the last reading, and the counter may wrap in "
-                f"{longest:.0f} s: "
-                "read it more often; the time in between is not counted"
+                f"{longest:.0f} s: read it more often; the time in between is not counted"
             )
         if gone < 0:
             if self._wraps is None or (gone + self._wraps) * self._each > self._most * max(passed, 0.001):
                 raise CounterBackwards(
-                    f"{self.name}: the counter went from {last[0]} to {count} in {passed:.3f} s, which is no "
-                    "wrap-around: was its driver loaded again, or the machine moved? The time in between is "
-                    "not counted"
+                    f"{self.name}: the counter went from {last[0]} to {count} in {passed:.3f} s, which is "
+                    "no wrap-around: was its driver loaded again, or the machine moved? The time in "
+                    "between is not counted"
                 )
             gone += self._wraps
         return gone * self._each
@@ -83,10 +82,9 @@ class Integrator:
         passed = seconds - last[1]
         if not 0 <= passed <= self._longest:
             raise ReadTooLate(
-                f"{self.name}: {passed:.0f} s since the last reading of its power, and {self._longest:.0f} s "
-                "is the "
-                "most over which a power is taken to be steady: read it more often; the time in between is "
-                "not counted"
+                f"{self.name}: {passed:.0f} s since the last reading of its power, and "
+                f"{self._longest:.0f} s is the most over which a power is taken to be steady: read it "
+                "more often; the time in between is not counted"
             )
         return (watts + last[0]) / 2 * passed
 

@@ -1,5 +1,4 @@
-"""A model of a machine without counters: its watts between idle and busy, by the share of its processors in
-use.
+"""A model of a machine without counters: between its idle and busy watts, by how busy its processors are.
 
 The promise: it models only what a table with a source knows, or what its owner says; an unknown processor
 has no watts here. Straight line between the two ends, as Cloud Carbon Footprint has it; a measured server
@@ -42,8 +41,7 @@ class Watts:
         if not 0 <= self.idle <= self.busy <= MOST_WATTS or self.busy == 0:
             raise BadFigure(
                 f"idle {self.idle} W and busy {self.busy} W: watts are 0 or more, busy at least idle and "
-                "above 0, and at "
-                f"most {MOST_WATTS:.0f}; check --watts-idle and --watts-busy"
+                f"above 0, and at most {MOST_WATTS:.0f}; check --watts-idle and --watts-busy"
             )
 
 
@@ -93,8 +91,7 @@ def table_watts(processor: Processor) -> Watts:
             return Watts(each[0] * processor.threads, each[1] * processor.threads, source)
     raise CounterUnreadable(
         f"{processor.name} (family {processor.family}, model {processor.model}) is not in the table of "
-        "watts: give "
-        "--watts-idle and --watts-busy, from a plug meter or the maker's data"
+        "watts: give --watts-idle and --watts-busy, from a plug meter or the maker's data"
     )
 
 

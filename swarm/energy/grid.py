@@ -74,8 +74,7 @@ class Embodied:
         ):
             raise BadFigure(
                 f"{self.kilograms} kg over {self.lifetime_years} years, share {self.share}: mass is 0 or "
-                "more, a lifetime above 0, "
-                "a share between 0 and 1"
+                "more, a lifetime above 0, a share between 0 and 1"
             )
 
     def amortised_grams(self, seconds: float) -> float:
@@ -109,9 +108,8 @@ def grid_of(text: str) -> Grid:
         else ""
     )
     raise CountryUnknown(
-        f"{text!r} is no country of the table of intensities{hint}: give one of {' '.join(countries())}, or "
-        "the number of "
-        "grams a kilowatt-hour"
+        f"{text!r} is no country of the table of intensities{hint}: give one of {' '.join(countries())}, "
+        "or the number of grams a kilowatt-hour"
     )
 
 

@@ -62,6 +62,6 @@ class Nvml:
     def _check(self, code: int, function: str) -> None:
         if code != SUCCESS:
             raise CounterUnreadable(
-                f"{function} of {LIBRARY} answers with error {code}: `nvidia-smi` shows whether the driver "
-                "works"
+                f"{function} of {LIBRARY} answers with error {code}: `nvidia-smi` shows whether the "
+                "driver works"
             )

@@ -100,8 +100,8 @@ def _read_energy(path: Path) -> int:
         return read_number(path)
     except MeterNotPermitted:
         raise MeterNotPermitted(
-            f"{path} may be read by root only: `sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj` "
-            "allows it until the next start. Whoever can read it can, with effort, learn about secrets that "
-            "other programs on "
-            "this machine compute with (CVE-2020-8694): do it where you trust its users"
+            f"{path} may be read by root only: `sudo chmod a+r "
+            "/sys/class/powercap/intel-rapl:*/energy_uj` allows it until the next start. Whoever can "
+            "read it can, with effort, learn about secrets that other programs on this machine compute "
+            "with (CVE-2020-8694): do it where you trust its users"
         ) from None

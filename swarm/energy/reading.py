@@ -88,8 +88,7 @@ class Energy:
         if other.kind is not self.kind:
             raise KindsMixed(
                 f"{self.kind} ({self.source}) and {other.kind} ({other.source}) energy are not added up: "
-                "show "
-                "them side by side, or call `as_one` to count all of it as the weaker kind"
+                "show them side by side, or call `as_one` to count all of it as the weaker kind"
             )
         return as_one((self, other))
 
@@ -124,7 +123,8 @@ def as_one(amounts: Iterable[Energy]) -> Energy:
     off = math.fsum(j * amount.uncertainty for j, amount in zip(joules, given, strict=True))
     widest = max(amount.uncertainty for amount in given)
     sources = " + ".join(_once(amount.source for amount in given))
-    return Energy(total, kind, sources, off / total if total else widest)
+    # Of denormal numbers a mean can come out above the largest.
+    return Energy(total, kind, sources, min(off / total, widest) if total else widest)
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,7 @@ class Battery(_PowerMeter):
             states_text = ", ".join(f"{name}: {state or 'no status'}" for name, state in states.items())
             raise CounterUnreadable(
                 f"{states_text}{'; fed by ' + ', '.join(fed) if fed else ''}: a battery tells what the "
-                "machine draws only "
-                "while it alone feeds it; unplug the machine, or give its watts"
+                "machine draws only while it alone feeds it; unplug the machine, or give its watts"
             )
         return sum(map(_battery_watts, self._batteries))
 

@@ -41,6 +41,35 @@ def test_seconds_joules_and_grams_fit_each_other() -> None:
     assert done.edge.amortised == pytest.approx(Embodied(192, used, "x").amortised_grams(done.edge.seconds))
 
 
+def test_every_loss_of_the_full_scenario_is_paid_for() -> None:
+    """Work done again and checked, chargers, waiting, cooling and servers, over the same step without
+    them."""
+    case, values = CASES["phones-1.3b"], FULL
+    bare = compare(scenario_values(SCENARIOS["paper"], {}), case, "a5000")
+    done = compare(values, case, "a5000")
+    charger = values["phone.charger"]
+    work = (1 + values["phone.redo"]) * (1 + values["edge.checks"])
+    assert done.edge.compute == pytest.approx(bare.edge.compute * work * charger)
+    assert done.edge.network == pytest.approx(bare.edge.network * (1 + values["phone.redo"]) * charger)
+    busy = done.edge.compute / charger / values["phone.watts"]
+    idle = 15 * done.edge.seconds - busy
+    assert done.edge.wait == pytest.approx(idle * values["phone.idle-watts"] * charger)
+    half = compare({**values, "edge.idle-charged": 0.5}, case, "a5000")
+    assert half.edge.wait == pytest.approx(done.edge.wait / 2)
+    assert done.cloud.joules == pytest.approx(bare.cloud.joules * (230 + 150) / 230 * 1.56)
+    used = 3 * values["cloud.utilisation"]
+    assert done.cloud.amortised == pytest.approx(
+        Embodied(250 + 712.5, used, "x").amortised_grams(done.cloud.seconds)
+    )
+
+
+def test_a_device_is_not_used_for_more_than_the_whole_day() -> None:
+    whole = {**FULL, "laptop.own-use": 0.5, "laptop.availability": 0.5}
+    more = {**whole, "laptop.availability": 0.9}
+    one, other = (compare(values, CASES["laptop-125m"], "a5000").edge for values in (whole, more))
+    assert one.amortised == other.amortised
+
+
 def test_a_pipeline_is_as_fast_as_its_slowest_link_or_stage() -> None:
     """With endless bandwidth and one microbatch there is no overlap; with many, nearly all of it."""
     values = {**FULL, "edge.bandwidth": 1e9}

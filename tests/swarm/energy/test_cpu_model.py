@@ -33,6 +33,12 @@ def test_the_table_is_found_by_family_and_model(tmp_path: Path) -> None:
     assert "EPYC 4th Gen, 2 threads" in watts.source
 
 
+@pytest.mark.parametrize(("stepping", "generation"), [(4, "Skylake"), (7, "Cascade Lake")])
+def test_processors_of_one_model_are_told_apart_by_stepping(stepping: int, generation: str) -> None:
+    processor = Processor("GenuineIntel", "Intel(R) Xeon(R) Gold 6248", 6, 85, stepping, 40)
+    assert table_watts(processor).source.startswith(f"{generation}, 40 threads")
+
+
 @pytest.mark.parametrize(
     "processor",
     [
