@@ -21,6 +21,7 @@ PROMISES = {
     "utilisation": "What a peer's training costs beside a bare PyTorch loop.",
     "averaging": "A whole plain cell round against hivemind's own all-reduce.",
     "secagg": "Secure aggregation: processor time against Flower's SecAgg+, wall time against hivemind.",
+    "energy": "What metering costs, and what the model says of this machine under three loads.",
     "ring": "The demo's run in a 16-bit ring, in a 32-bit ring, and averaged in fp32.",
 }
 HEAD = """# Benchmarks

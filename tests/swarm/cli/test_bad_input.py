@@ -13,7 +13,7 @@ from verify.identity import Identity
 
 RUN = "ab" * 32
 PEER_ID = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
-COMMANDS = ("bootstrap", "peer", "status", "export", "generate", "demo")
+COMMANDS = ("bootstrap", "peer", "status", "export", "generate", "demo", "carbon")
 
 
 def run(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
