@@ -78,13 +78,20 @@ class WorkFile:
 
 
 class Compute:
-    """Trains, tests and steps. `device`: "cpu" or "cuda"; `threads`: torch threads."""
+    """Trains, tests and steps. `device`: "cpu" or "cuda"; `threads`: torch threads. `busy` is told, on the
+    event loop, what the thread does: "compute", "checks" or "wait" (swarm.energy.account)."""
 
     def __init__(
-        self, manifest: Manifest, dataset: Dataset, directory: Path, device: str = "cpu", threads: int = 1
+        self,
+        manifest: Manifest,
+        dataset: Dataset,
+        directory: Path,
+        device: str = "cpu",
+        threads: int = 1,
+        busy: Callable[[str], None] = lambda phase: None,
     ) -> None:
         self._manifest, self._dataset, self._directory = manifest, dataset, directory
-        self._device, self._threads = device, threads
+        self._device, self._threads, self._busy = device, threads, busy
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._snapshots: dict[bytes, Snapshot] = {}
         self._heldout: dict[bytes, int] = {}
@@ -114,7 +121,7 @@ class Compute:
 
         Raises SnapshotCorrupt where the snapshot is gone, OpeningRefused for other text than was drawn.
         """
-        return await self._run(lambda: self._recompute(order, index, text, data))
+        return await self._run(lambda: self._recompute(order, index, text, data), "checks")
 
     async def trial(self, order: Order) -> tuple[tuple[int, ...], ...]:
         """The sketches of a trial, one for each slice of its order. Raises SnapshotCorrupt, NonFinite."""
@@ -152,8 +159,17 @@ class Compute:
         """End the thread; what is queued is dropped."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _run(self, work: Callable[[], T], phase: str = "compute") -> T:
+        loop = asyncio.get_running_loop()
+
+        def told() -> T:
+            loop.call_soon_threadsafe(self._busy, phase)
+            try:
+                return work()
+            finally:
+                loop.call_soon_threadsafe(self._busy, "wait")
+
+        return await loop.run_in_executor(self._thread, told)
 
     # -- in the thread ----------------------------------------------------------------------------------
 

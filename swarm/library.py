@@ -16,7 +16,8 @@ from verify.statement import open_signed
 
 
 class RunLibrary:
-    """See swarm.net.public.Library. `status` gives the peer's view; `take` gets a statement handed in."""
+    """See swarm.net.public.Library. `status` gives the peer's view; `take` gets a statement handed in,
+    `served` the bytes of what was read and is not small."""
 
     def __init__(
         self,
@@ -25,9 +26,10 @@ class RunLibrary:
         store: Store,
         status: Callable[[], dict[str, Any]],
         take: Callable[[bytes], None],
+        served: Callable[[int], None],
     ) -> None:
         self._identity, self._run, self._store = identity, run, store
-        self._status, self._take = status, take
+        self._status, self._take, self._served = status, take, served
         self.last_asked = time.monotonic()
         """When somebody last read something; on the monotonic clock, in seconds."""
 
@@ -50,7 +52,9 @@ class RunLibrary:
 
     async def snapshot_piece(self, digest: bytes, index: int) -> bytes:
         """See Library."""
-        return await asyncio.to_thread(lambda: self._stored(digest, lambda file: file.read_piece(index)))
+        piece = await asyncio.to_thread(lambda: self._stored(digest, lambda file: file.read_piece(index)))
+        self._served(len(piece))
+        return piece
 
     def _stored(self, digest: bytes, read: Callable[[SnapshotFile], bytes]) -> bytes:
         self.last_asked = time.monotonic()

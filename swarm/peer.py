@@ -13,8 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +49,8 @@ from swarm.effects import (
     Train,
     Voided,
 )
+from swarm.energy.account import keep_sampling
+from swarm.energy.book import Book
 from swarm.genesis import check_shared_data
 from swarm.joining import Joining, enrolment
 from swarm.library import RunLibrary
@@ -64,6 +64,7 @@ from swarm.order import DataView
 from swarm.outer import self_test
 from swarm.phases import PhaseClock, phase_of
 from swarm.round import Participant
+from swarm.settings import Settings
 from swarm.snapshot import SnapshotCorrupt, path_of
 from swarm.store import Store
 from verify.identity import Identity
@@ -93,18 +94,6 @@ MOST_LINGER_SECONDS = 30.0
 Emit = Callable[[dict[str, Any]], None]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the user chose for this peer; the rest is the run's manifest."""
-
-    data: Path | None = None
-    cache: Path = Path("cache")
-    device: str = "cpu"
-    threads: int = 1
-    invitation: bytes | None = None
-    archive: bool = False
-
-
 class Peer:
     """A peer of one run, whose genesis is in the store.
 
@@ -128,7 +117,7 @@ class Peer:
         self.manifest: Manifest
         self.compute: Compute
         self._members = MembersServer(directory.trust, self)
-        self.library = RunLibrary(identity, run, store, self._status, self._take)
+        self.library = RunLibrary(identity, run, store, self._status, self._take, self._moved_bytes)
         self._public = PublicServer(directory.trust, self.library)
         self._client = MembersClient(directory.trust)
         self._outgoing: dict[PeerID, asyncio.Queue[tuple[float, bytes]]] = {}
@@ -193,7 +182,11 @@ class Peer:
             salt = self.identity.sign("data-salt", self.run_id)[:32]
             own = await asyncio.to_thread(commit, dataset.sequences, salt)
             view, open_text = DataView(own.count, own.root), own.open_all
-        self.compute = Compute(manifest, dataset, self.store.snapshots, settings.device, settings.threads)
+        self._account, folder = settings.account(manifest), self.store.snapshots
+        book = Book(self._account, self.store.energy(), self.store.save_energy)
+        self._spawn(keep_sampling(self._account))
+        enter = self._account.enter
+        self.compute = Compute(manifest, dataset, folder, settings.device, settings.threads, enter)
         await self.compute.prepare()
         have = history.snapshot if path_of(self.store.snapshots, history.snapshot).exists() else b""
         if have:
@@ -210,6 +203,7 @@ class Peer:
             self.store.entered(),
             sane=self.compute.sane,
             head=self.store.ledger.head,
+            energy=book.claim if settings.meters else lambda tokens: None,
             open_text=open_text or (lambda indices: []),
             recall=self.store.evidence,
             shown=self.store.shown,
@@ -375,6 +369,7 @@ class Peer:
             while True:
                 try:
                     await self._client.tell(to, raw)
+                    self._moved_bytes(len(raw))
                 except Unreachable as error:  # it may be back at another address in a moment
                     log.debug("telling %s: %s", to, error)
                     if time.monotonic() < until:
@@ -387,6 +382,7 @@ class Peer:
     async def _send(self, effect: SendPart | SendSum) -> None:
         try:
             await self._client.transfer(effect.to, effect.header, effect.data.data)
+            self._moved_bytes(effect.data.nbytes)
         except (Unreachable, Refused) as error:
             what = "part" if isinstance(effect, SendPart) else "sum of part"
             log.info("%s %d did not reach %s: %s", what, effect.part, effect.to, error)
@@ -404,6 +400,7 @@ class Peer:
         answer = None
         try:
             answer = await self._client.ask(effect.to, effect.raw)
+            self._moved_bytes(sum(map(len, answer)))
         except (Unreachable, Refused) as error:
             log.info("asking %s: %s", effect.to, error)
             await asyncio.sleep(ASK_PAUSE_SECONDS)  # it may be a step behind
@@ -513,6 +510,7 @@ class Peer:
         self.store.sweep_downloads(under_way=name)
         progress = self._progress("snapshot")
         if await fetch_snapshot(self.store.snapshots, name, self.compute.layout, others, progress):
+            self._moved_bytes(path_of(self.store.snapshots, name).stat().st_size)
             return True
         await asyncio.sleep(WATCH_SECONDS)
         return False
@@ -610,11 +608,14 @@ class Peer:
 
     async def on_tell(self, sender: PeerID, raw: bytes) -> None:
         """See Inbox."""
+        self._moved_bytes(len(raw))
         self._do(self.machine.receive(sender, raw))
 
     async def on_ask(self, sender: PeerID, raw: bytes) -> list[bytes]:
         """See Inbox."""
-        return self.machine.answer(sender, raw)
+        answer = self.machine.answer(sender, raw)
+        self._moved_bytes(sum(map(len, answer)))
+        return answer
 
     async def expect(self, sender: PeerID, header: bytes) -> memoryview:
         """See Inbox. A transfer that comes before this peer has met is held for a while."""
@@ -634,13 +635,22 @@ class Peer:
 
     async def on_transfer(self, sender: PeerID, header: bytes, data: memoryview) -> None:
         """See Inbox."""
+        self._moved_bytes(data.nbytes)
         self._do(self.machine.arrived(sender, header, np.frombuffer(data, self.manifest.ring.dtype)))
+
+    def _moved_bytes(self, count: int) -> None:
+        """So many bytes came or went."""
+        self._account.count(network_bytes=count)
 
     # -- what the library asks for ------------------------------------------------------------------------
 
     def _status(self) -> dict[str, Any]:
         history, known = self.machine.history, self.directory.known()
         last = history.last
+        used = {
+            peer: {"joules": None if spent is None else spent / 1000, "energy_kind": kind}
+            for peer, kind, spent, _ in (() if last is None else last.energy)
+        }
         return {
             "run_id": self.run_id.hex(),
             "name": self.manifest.run.name,
@@ -657,7 +667,12 @@ class Peer:
             "round_seconds": self._phases.last_round,
             "snapshot": history.snapshot.hex(),
             "roster": [
-                {"peer_id": peer, "missed": standing.missed, "announced": peer in known}
+                {
+                    "peer_id": peer,
+                    "missed": standing.missed,
+                    "announced": peer in known,
+                    **used.get(peer, {}),
+                }
                 for peer, standing in sorted(history.roster.items())
             ],
             "bans": [ban.json(peer) for peer, ban in history.conduct.bans.items()],

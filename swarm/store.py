@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from proto.energy import EnergyClaim
 from proto.errors import MessageRefused, SwarmError
 from secagg.messages import Advert
 from swarm.effects import Slot
@@ -34,6 +35,7 @@ create table if not exists entered (
 );
 create table if not exists shown (session blob primary key);
 create table if not exists evidence (name blob primary key, raw blob not null);
+create table if not exists energy (one integer primary key check (one = 1), raw blob not null);
 create table if not exists address (multiaddress text primary key, seen integer not null);
 """
 
@@ -214,6 +216,15 @@ class Store:
     def remembered(self) -> list[str]:
         """Addresses kept by `remember`, newest first."""
         return [address for (address,) in self._read("select multiaddress from address order by seen desc")]
+
+    def save_energy(self, claim: EnergyClaim) -> None:
+        """Keep what this peer is about to claim: counters never go back."""
+        self._write("insert or replace into energy values (1, ?)", (claim.encode(),))
+
+    def energy(self) -> EnergyClaim | None:
+        """The last claim, if there was one."""
+        rows = self._read("select raw from energy")
+        return EnergyClaim.parse(rows[0][0]) if rows else None
 
     def log_round(self, entry: dict[str, Any]) -> None:
         """Add a line to rounds.jsonl."""

@@ -186,6 +186,7 @@ class _Audit:
             self.report.statements += 1
             self.report.genesis = self._chain.genesis
             self._rules = rules(self._chain.genesis)
+            self.report.joules_per_megabyte = self._rules.joules_per_megabyte
         except SwarmError as refusal:
             self._say(Finding(self._names[0], 0, str(refusal)))
             self._broken = self._chain is None

@@ -44,7 +44,7 @@ class AuditRules:
     """What the manifest says, as far as an audit needs it.
 
     `rate`, `fraction`: of checks and of opened chunks. `slices`: the largest weight; `slice_tokens`: the most
-    tokens of one slice. `evidence`: for `examine`.
+    tokens of one slice. `evidence`: for `examine`. `joules_per_megabyte`: of the network.
     """
 
     secure: bool
@@ -54,6 +54,7 @@ class AuditRules:
     slices: int
     slice_tokens: int
     evidence: EvidenceRules
+    joules_per_megabyte: float = 0.0
 
 
 RulesOf = Callable[[Genesis], AuditRules]
@@ -178,6 +179,7 @@ class Report:
     verdicts: int = 0
     verdicts_unseen: int = 0  # of sessions that no ledger shows
     heads: int = 0
+    joules_per_megabyte: float = 0.0  # of the network, by the manifest
     genesis: Genesis | None = None
     history: History | None = None
     ledgers: list[LedgerView] = field(default_factory=list)

@@ -22,8 +22,8 @@ def doubts(before: EnergyClaim | None, now: EnergyClaim, parameters: int) -> Ite
         for name, was, is_ in _counters(before, now):
             if is_ < was:
                 yield f"its {name} went from {was} back to {is_}: a counter that runs backwards"
-        if (before.kind, before.source) != (now.kind, now.source):
-            yield f"its energy was {before.kind} by {before.source} and is {now.kind} by {now.source}"
+        if (before.kind, now.kind) == ("modelled", "measured"):
+            yield f"its energy was modelled ({before.source}) and is measured all along ({now.source})"
     if now.spent is not None:
         joules = now.spent[1] / 1000
         least = 6 * parameters * now.tokens / FLOPS_PER_JOULE

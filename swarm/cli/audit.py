@@ -295,7 +295,8 @@ def peer(
     if one is None:
         raise NotShown(f"no record in these ledgers names {peer_id}")
     if json:
-        common.say_json(run_id=run.lower(), peer_id=peer_id, **view.peer_json(one), ok=report.ok)
+        found = view.peer_json(one, report)
+        common.say_json(run_id=run.lower(), peer_id=peer_id, **found, ok=report.ok)
     else:
         _print(view.peer_lines(peer_id, one, report))
         if not report.ok:

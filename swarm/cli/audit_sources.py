@@ -41,6 +41,7 @@ def audit_rules(genesis: Genesis) -> AuditRules:
         slices=given.work.slices,
         slice_tokens=given.work.sequences_per_slice * given.data.sequence_length,
         evidence=evidence_rules(given),
+        joules_per_megabyte=given.energy.joules_per_megabyte,
     )
 
 

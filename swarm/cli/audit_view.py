@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from swarm.cli.common import show_size
+from swarm.energy.book import claim_json
 from verify.audit_report import Contribution, Finding, HeldEvidence, Report, RoundView
 from verify.case import PortableEvidence
 from verify.record import MICRO, Goodbye, Join
@@ -140,7 +141,7 @@ def report_json(report: Report, seconds: float) -> dict[str, Any]:
             }
             for name, one in report.evidence.items()
         ],
-        "peers": [{"peer_id": peer, **peer_json(one)} for peer, one in sorted(report.peers.items())],
+        "peers": [{"peer_id": peer, **peer_json(one, report)} for peer, one in sorted(report.peers.items())],
     }
 
 
@@ -173,7 +174,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 # -- peer -------------------------------------------------------------------------------------------------
 
 
-def peer_json(one: Contribution) -> dict[str, Any]:
+def peer_json(one: Contribution, report: Report) -> dict[str, Any]:
     """What the records say of a peer."""
     ban = one.ban
     return {
@@ -187,6 +188,8 @@ def peer_json(one: Contribution) -> dict[str, Any]:
         "found_wrong": one.wrong,
         "complaints": one.complaints,
         "strikes": one.strikes,
+        "energy": None if one.energy is None else claim_json(one.energy, report.joules_per_megabyte),
+        "energy_doubts": one.doubts,
         "ban": None
         if ban is None
         else {"round": ban.round, "reason": ban.reason, "evidence": ban.evidence.hex()},
@@ -208,6 +211,16 @@ def peer_lines(peer: str, one: Contribution, report: Report) -> Iterator[str]:
     yield f"            {one.wrong} wrong, {one.complaints} without an answer"
     yield f"  checks    {one.checks_made} made of others"
     yield f"  strikes   {one.strikes}"
+    if one.energy is not None:
+        claimed = claim_json(one.energy, report.joules_per_megabyte)
+        used = "nobody knows" if claimed["joules"] is None else f"{claimed['joules']:,.0f} J"
+        network = f"{claimed['network_joules']:,.0f} J of network (modelled)"
+        yield f"  energy    {used} ({one.energy.kind}), {network}"
+        yield from wrapped(f"by {one.energy.source}", 12)
+        if claimed["gco2e"] is not None:
+            yield f"            {claimed['gco2e']:,.1f} g CO2e at {claimed['grid']['source']}"
+        for doubt in one.doubts:
+            yield from wrapped(f"doubt: {doubt}", 12)
     if one.ban is not None and any(one.ban.evidence):
         held = report.evidence.get(one.ban.evidence)
         yield f"  evidence  {one.ban.evidence.hex()}"

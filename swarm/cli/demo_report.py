@@ -4,10 +4,11 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from proto.canonical import PeerID
+from proto.energy import EnergyClaim
 from swarm.cli.audit import run_audit
 from swarm.cli.audit_sources import opened
 from swarm.cli.children import Event
@@ -19,6 +20,7 @@ from swarm.cli.plot import plot_loss
 from swarm.cli.view import View
 from swarm.compute import Compute
 from swarm.data import load_dataset
+from swarm.energy.book import NOTHING, claim_json, totals
 from swarm.manifest import Manifest
 from swarm.store import Store
 from verify.identity import Identity
@@ -45,15 +47,18 @@ async def report(
     text = await asyncio.to_thread(sample, checkpoint, PROMPT, SAMPLE_TOKENS, 0.8)
 
     rounds = [course.rounds[number] for number in sorted(course.rounds)]
+    audited, claims = await asyncio.to_thread(_audit, plan, run)
+    price = manifest.energy.joules_per_megabyte
     summary = {
         "run_id": run.hex(),
         "aggregation": manifest.aggregation.mode,
         "loss_first": rounds[0]["heldout_loss"],
         "loss_last": last,
         "rounds": [{key: entry[key] for key in ROUND_KEYS} for entry in rounds],
-        "peers": _peers(plan, course, tokens),
+        "peers": _peers(plan, course, tokens, claims, price),
+        "energy": totals(claims.values(), price),
         "bans": _bans(history.conduct.bans),
-        "audit": await asyncio.to_thread(_audit, plan, run),
+        "audit": audited,
         "checkpoint": str(checkpoint),
         "leftovers": leftovers,
     }
@@ -81,32 +86,53 @@ def _tell(plan: Plan, summary: dict[str, Any], text: str, view: View) -> None:
     audit = summary["audit"]
     verdict = "everything holds" if audit["ok"] else f"NOT clean: {audit['findings'][0]}"
     view.say(f"audit           {verdict} ({audit['statements']:,} signatures, {audit['seconds']} s)")
+    for line in energy_lines(summary["peers"], summary["energy"]):
+        view.say(line)
     view.say(f"loss curve      {plan.out / 'loss.png'}")
     view.say(f"summary         {plan.out / 'summary.json'}")
     view.say(f"checkpoint      {summary['checkpoint']}")
     view.say(f"it writes       {text!r}")
 
 
-def _peers(plan: Plan, course: Course, tokens: dict[str, int]) -> list[Event]:
+def energy_lines(peers: Sequence[Event], energy: Event) -> Iterator[str]:
+    """What each peer used, and how that is known; each line within 80 columns after the time."""
+    for at, peer in enumerate(peers):
+        if peer["joules"] is None:
+            yield f"energy, peer {at}  nobody knows: {peer['energy_source']}"[:70]
+            continue
+        grams = "" if peer["gco2e"] is None else f", {peer['gco2e']:.2g} g CO2e"
+        network = f"{peer['network_joules']:.3g} J of network (modelled)"
+        yield f"energy, peer {at}  {peer['joules']:,.0f} J {peer['energy_kind']}, {network}{grams}"
+    kinds = ", ".join(f"{joules:,.0f} J {kind}" for kind, joules in sorted(energy["joules"].items()))
+    yield f"energy in all   {kinds or 'nobody knows'}"
+
+
+def _peers(
+    plan: Plan, course: Course, tokens: dict[str, int], claims: Mapping[PeerID, EnergyClaim], price: float
+) -> list[Event]:
     peers = []
     for number, snapshot in sorted(course.final.items()):
         peer = Identity.load(plan.state(number) / "identity.key").peer_id
-        peers.append({"peer_id": peer, "snapshot_hash": snapshot, "tokens": tokens.get(peer, 0)})
+        claim = claims.get(peer, NOTHING)
+        of = {"peer_id": peer, "snapshot_hash": snapshot, "tokens": tokens.get(peer, 0)}
+        peers.append({**of, **claim_json(claim, price)})
     return peers
 
 
-def _audit(plan: Plan, run: bytes) -> Event:
-    """What an auditor makes of the honest peers' ledgers, from the run id alone."""
+def _audit(plan: Plan, run: bytes) -> tuple[Event, dict[PeerID, EnergyClaim]]:
+    """What an auditor makes of the honest peers' ledgers, from the run id alone; and what peers claim."""
     folders = [str(plan.state(number)) for number in range(plan.honest)]
     begun = time.monotonic()
     with opened(folders, run) as sources:
         found = run_audit(run, sources)
-    return {
+    audited = {
         "ok": found.ok,
         "statements": found.statements,
         "seconds": round(time.monotonic() - begun, 3),
         "findings": [str(finding) for finding in found.findings],
+        "doubts": {peer: one.doubts for peer, one in found.peers.items() if one.doubts},
     }
+    return audited, {peer: one.energy for peer, one in found.peers.items() if one.energy is not None}
 
 
 def _bans(bans: Mapping[PeerID, Ban]) -> list[Event]:

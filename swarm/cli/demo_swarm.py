@@ -104,6 +104,7 @@ class DemoSwarm:
     async def _start(self, number: int, module: str, more: list[str]) -> Child:
         state = self.folder / "peers" / str(number)
         arguments = ["--run", self.run.hex(), "--join", self.entry, "--threads", "1", *more]
+        arguments += ["--shared-machine"]
         if self.data is not None:
             arguments += ["--data", str(self.data)]
         arguments += ["--state-dir", str(state)]

@@ -13,6 +13,8 @@ from proto.errors import SwarmError
 from swarm.cli import common
 from swarm.cli.common import DEFAULT_STATE_DIR, BadArgument, IdentityFile, Json, LogLevel, StateDir, Version
 from swarm.cli.view import View
+from swarm.energy.choose import choose, stated
+from swarm.energy.grid import Embodied, grid_of
 from swarm.manifest import load_manifest
 from swarm.store import Store, known_runs
 from verify.identity import Identity
@@ -72,6 +74,23 @@ def peer(
     archive: Annotated[
         bool, typer.Option("--archive", help="Keep every snapshot, so that any round can be replayed.")
     ] = False,
+    watts_idle: Annotated[
+        float | None, typer.Option(metavar="W", min=0, help="What this machine takes when it is idle.")
+    ] = None,
+    watts_busy: Annotated[
+        float | None, typer.Option(metavar="W", min=0, help="What it takes with every processor busy.")
+    ] = None,
+    shared_machine: Annotated[
+        bool, typer.Option("--shared-machine", help="Count this peer's part of the machine, by CPU time.")
+    ] = False,
+    grid: Annotated[
+        str | None,
+        typer.Option(metavar="COUNTRY", help="Whose electricity: DEU, France, or grams of CO2e a kWh."),
+    ] = None,
+    device_kg: Annotated[
+        float | None, typer.Option(metavar="KG", min=0, help="CO2e of making this machine.")
+    ] = None,
+    device_years: Annotated[float, typer.Option(metavar="YEARS", min=0.1, help="How long it is used.")] = 4.0,
     json: Json = False,
     log_level: LogLevel = "info",
     state_dir: StateDir = DEFAULT_STATE_DIR,
@@ -89,6 +108,9 @@ def peer(
     most_memory = None if memory is None else common.parse_size(memory)
     common.start_log(state_dir, "swarm-peer", log_level, stderr=json or not sys.stdout.isatty())
     invited = None if invitation is None else _read_invitation(invitation)
+    electricity = None if grid is None else grid_of(grid)
+    watts = stated(watts_idle, watts_busy)
+    making = None if device_kg is None else Embodied(device_kg, device_years, "stated by the user")
     key_file = identity or state_dir / "identity.key"
     key = Identity.load_or_create(key_file)
     # Before torch and hivemind are imported, which takes seconds: what can be refused at once.
@@ -108,6 +130,8 @@ def peer(
         if new is not None:
             asked = found_run(new, key, state_dir, data, view)
         assert asked is not None
+        chosen = choose(device, watts=watts, shared=shared_machine)
+        view.show({"event": "meters", "why": list(chosen.why)})
         choice = Choice(
             run=asked,
             founded=new is not None,
@@ -120,6 +144,9 @@ def peer(
             memory=most_memory,
             invitation=invited,
             archive=archive,
+            meters=chosen.meters,
+            grid=electricity,
+            embodied=making,
             state_dir=state_dir,
             key_file=key_file,
         )

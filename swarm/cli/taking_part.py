@@ -22,12 +22,15 @@ from swarm.cli import addresses, common
 from swarm.cli.needs import check_needs, needs_of
 from swarm.cli.view import View
 from swarm.directory import Directory
+from swarm.energy.grid import Embodied, Grid
+from swarm.energy.reading import Meter
 from swarm.genesis import found, read_genesis
 from swarm.manifest import Manifest
 from swarm.net.dht import BootstrapUnreachable, SwarmDHT, start_dht
 from swarm.net.matchmaking import Matchmaker
 from swarm.net.tls import TrustStore, load_or_make_certificate
-from swarm.peer import Peer, Settings
+from swarm.peer import Peer
+from swarm.settings import Settings
 from swarm.store import Store
 from verify.identity import Identity
 
@@ -62,6 +65,9 @@ class Choice:
     memory: int | None
     invitation: bytes | None
     archive: bool
+    meters: tuple[Meter, ...]
+    grid: Grid | None
+    embodied: Embodied | None
     state_dir: Path
     key_file: Path
 
@@ -147,6 +153,9 @@ async def _take_part(
             choice.threads,
             choice.invitation,
             choice.archive,
+            choice.meters,
+            choice.grid,
+            choice.embodied,
         )
         peer = Peer(identity, store, choice.run, directory, matchmaker, settings, view.show)
         running = asyncio.create_task(peer.run())

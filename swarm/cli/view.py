@@ -130,6 +130,8 @@ def sentence(event: Event) -> str:
             return f"waiting for the roster: {event['here']} of {event['roster']} peers are here"
         case "listening":
             return f"listening on ports {event['public']} (public) and {event['members']} (members)"
+        case "meters":
+            return f"energy: {event['why'][-1]}"
         case "joining":
             trial = (
                 f", with a trial of {event['trial']} slices that members look at" if event["trial"] else ""

@@ -31,6 +31,7 @@ from verify.checkpoint import Checkpoint, cosign, note_body, origin_of, write_ch
 from verify.identity import Identity, public_key_bytes
 from verify.ledger import Entry
 from verify.record import Goodbye, History
+from verify.sketch import WIDTH
 from verify.standing import Judgement, Verdict
 from verify.statement import sign
 
@@ -212,7 +213,10 @@ def verdict(
     """A checker's word, for a record."""
     session = bytes([round_]) * 32
     said = {"run": history.run, "round": history.round, "session": session, "checked": checked}
-    return sign(KEYS[signer], Verdict.model_validate({**said, "outcome": outcome, "result": bytes(32)}))
+    sketch = None if outcome == "silent" else (1,) * WIDTH
+    return sign(
+        KEYS[signer], Verdict.model_validate({**said, "slice": 0, "outcome": outcome, "sketch": sketch})
+    )
 
 
 def judgement(

@@ -34,6 +34,7 @@ sequences_per_slice = 1
 mode = "{mode}"
 [verification]
 rate = {rate}
+probation_checks = 0
 """
 
 
