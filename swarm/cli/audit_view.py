@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from swarm.cli.common import show_size
-from swarm.energy.book import claim_json
+from swarm.energy.claims import claim_json
 from verify.audit_report import Contribution, Finding, HeldEvidence, Report, RoundView
 from verify.case import PortableEvidence
 from verify.record import MICRO, Goodbye, Join

@@ -20,7 +20,8 @@ from swarm.cli.plot import plot_loss
 from swarm.cli.view import View
 from swarm.compute import Compute
 from swarm.data import load_dataset
-from swarm.energy.book import NOTHING, claim_json, totals
+from swarm.energy.book import NOTHING
+from swarm.energy.claims import claim_json, totals
 from swarm.manifest import Manifest
 from swarm.store import Store
 from verify.identity import Identity

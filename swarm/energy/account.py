@@ -22,6 +22,7 @@ from typing import Any
 
 from swarm.energy.grid import Embodied, Grid
 from swarm.energy.reading import (
+    PHASES,
     BadFigure,
     Energy,
     Kind,
@@ -34,8 +35,6 @@ from swarm.energy.reading import (
     unavailable,
 )
 
-PHASES = ("compute", "checks", "wait")
-"""Training and the outer step; spot checks; everything else, above all waiting for others."""
 NETWORK = "network"
 NETWORK_UNCERTAINTY = 1.0
 """The paper's 0.05 J/MB is 0.5 W at 10 MB/s; a vendor gives 1 to 17 J/MB: not even the order is known."""

@@ -20,6 +20,9 @@ from typing import Protocol
 
 from proto.errors import SwarmError
 
+PHASES = ("compute", "checks", "wait")
+"""Training and the outer step; spot checks; everything else, above all waiting for others."""
+
 
 class Kind(StrEnum):
     """How an amount of energy is known."""

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from proto.energy import EnergyClaim
 from swarm.energy.account import EnergyAccount, EnergyReport, Part
-from swarm.energy.book import NOTHING, Book, after, claim_json, totals
+from swarm.energy.book import NOTHING, Book, after
+from swarm.energy.claims import claim_json, totals
 from swarm.energy.grid import Embodied, grid_of
 from swarm.energy.reading import Energy, Kind, Unavailable, unavailable
 from verify.energy import doubts
