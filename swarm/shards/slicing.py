@@ -171,7 +171,7 @@ class Shard(nn.Module):
 
     @property
     def _decoder(self) -> nn.ModuleDict:
-        return cast(nn.ModuleDict, cast(nn.ModuleDict, self.model)["decoder"])
+        return cast(nn.ModuleDict, self.model["decoder"])
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         decoder = self._decoder
@@ -341,7 +341,9 @@ class _Loaded:
     """The same of a checkpoint that only `from_pretrained` reads, in memory as a whole."""
 
     def __init__(self, model: OPTForCausalLM) -> None:
-        self._named = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
+        self._named: dict[str, np.ndarray] = {
+            name: tensor.detach().numpy() for name, tensor in model.named_parameters()
+        }
 
     def read(self, name: str) -> np.ndarray:
         return self._named[EMBEDDINGS if name == HEAD and HEAD not in self._named else name]

@@ -1,4 +1,4 @@
-"""Promises of slicing: every tensor once, every bit back, no peer needs the whole, its numbers all the same."""
+"""Promises of slicing: every tensor once, every bit back, the whole's numbers by parts."""
 
 from collections import Counter
 from pathlib import Path
