@@ -148,7 +148,7 @@ class ChainNetwork:
             ended = self.workers[number, leader].chain.ended
             if ended is None:
                 return False
-            waiting = [peer for peer in ended.counted.path if peer not in self.dead]
+            waiting = [peer for peer in ended.counted.path if peer not in self.fallen]
             if any(self.workers[number, peer].chain.ended is None for peer in waiting):
                 return False
         return True

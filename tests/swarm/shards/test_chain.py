@@ -63,6 +63,10 @@ def check_counting(network: ChainNetwork) -> None:
         assert forwards == list(range(len(forwards)))
         assert worker.most_in_flight <= network.posts[key].in_flight
         check_values(worker.chain, shards)
+        assert all(microbatch >= worker.chain.done for microbatch in worker.chain._gradients)
+    for key in network.leaders():
+        said = [effect for at, effect in network.effects if at == key and isinstance(effect, Ended)]
+        assert len(said) <= 1, "an end is told once"
     certificates = {}
     for (number, peer), ended in network.ended().items():
         leader = network.posts[number, peer].leader
@@ -206,6 +210,28 @@ def test_without_a_replica_the_chain_pauses_says_which_shard_and_goes_on_when_on
     assert network.ended()[network.leaders()[0]].counted.slices == 3
 
 
+def test_a_peer_that_restarts_before_anyone_notices_gets_everything_again() -> None:
+    network = ChainNetwork(shards=3, replicas=1)
+    (peer,) = network.holders[1]
+    network.at(9.5, lambda: network.start((0, peer)))
+    network.run(until=5_000.0)
+    check_counting(network)
+    assert network.finished()
+    assert network.workers[0, peer].added == list(range(9))
+    assert network.workers[0, network.holders[2][0]].added == list(range(9))
+
+
+def test_a_stage_that_cannot_go_on_is_silent_so_that_another_is_tried() -> None:
+    chain = machine(B, 1, ((A,), (B,), (C,)))
+    chain.begin()
+    assert chain.heard(A, Activation(0, b"x")) == [Forward(0, b"x")]
+    assert chain.lost(C) == []
+    assert chain.computed(b"h") == [Starved(2)]
+    assert chain.heard(A, Probe()) == []
+    assert chain.came(C) == [Send(C, Probe())]
+    assert chain.heard(A, Probe()) == [Send(A, Alive(0))]
+
+
 def test_a_chain_whose_leader_dies_counts_nowhere() -> None:
     network = ChainNetwork(chains=2, shards=2, replicas=2)
     network.at(5.0, lambda: network.kill(network.leaders()[0][1]))
@@ -298,8 +324,7 @@ def test_a_microbatch_is_counted_once_in_every_shard_or_in_none(
     network.loss = min(network.loss, 0.1)
     network.run(until=20_000.0)
     check_counting(network)
-    for key in network.leaders():
-        assert network.workers[key].chain.ended is not None, "a living leader's chain is closed"
+    assert network.finished(), "a living leader's chain is closed, and its path knows"
 
 
 def close(network: ChainNetwork, key: Key) -> None:
@@ -370,30 +395,97 @@ def test_what_a_replaced_peer_says_comes_too_late() -> None:
     assert chain.heard(C, Gradient(0, b"g")) == [Backward(0, b"g")]
 
 
-def test_forged_confirmations_are_refused() -> None:
+def test_a_replica_that_steps_in_gets_no_more_at_a_time_than_may_be_in_flight() -> None:
+    chain = machine(A, 0)
+    chain.begin()
+    chain.computed(b"h0")
+    chain.heard(B, Alive(0))
+    chain.computed(b"h1")
+    chain.heard(B, Gradient(0, b"g"))
+    chain.computed()
+    chain.computed(b"h2")
+    assert chain.done == 1
+    chain.lost(B)
+    assert chain.heard(C, Alive(0)) == [Send(C, Activation(0, b"h0")), Send(C, Activation(1, b"h1"))]
+    assert chain.heard(C, Gradient(0, b"g")) == [Send(C, Activation(2, b"h2"))]
+    assert chain.done == 1  # its gradient of 0 was there already
+
+
+def confirming(me: str, slices: int = 2) -> Chain:
+    """A last stage that holds so many slices."""
+    chain = machine(me, 1)
+    chain.begin()
+    for at in range(2 * slices):
+        chain.heard(A, Activation(at, b"x"))
+        chain.computed(b"g")
+    return chain
+
+
+def confirmed(chain: Chain, slices: int) -> tuple[bytes, ...]:
+    """What a stage confirms when its predecessor asks."""
+    said = chain.heard(A, AskConfirm(slices))
+    found = [e.message for e in said if isinstance(e, Send) and isinstance(e.message, Confirmations)]
+    return found[0].statements
+
+
+def test_confirmations_that_do_not_hold_are_refused_or_passed_over() -> None:
     chain = machine(A, 0)
     chain.begin()
     chain.close()
     chain.computed(b"h")
     chain.heard(B, Alive(0))
-    honest = machine(B, 1)
-    honest.begin()
+    (raw,) = confirmed(confirming(B), 1)
+    other_attempt = Chain(C, replace(post(1), place=Place(bytes(32), 1, 1, 0)), lambda m: sign(KEYS[C], m))
+    for forged in (
+        (raw[:-1] + bytes([raw[-1] ^ 1]),),
+        (),
+        (other_attempt._confirm(1),),
+        confirmed(confirming(C), 1),  # another's
+    ):
+        with pytest.raises(MessageRefused):
+            chain.heard(B, Confirmations(forged))
+    chain.heard(B, Confirmations(confirmed(confirming(B), 2)))
+    chain.computed(b"h1")
     for at in range(2):
-        honest.heard(A, Activation(at, b"x"))
-        honest.computed(b"g")
-    said = honest.heard(A, AskConfirm(1))
-    statements = next(e.message for e in said if isinstance(e, Send) and isinstance(e.message, Confirmations))
-    raw = statements.statements[0]
-    with pytest.raises(MessageRefused):
-        chain.heard(B, Confirmations((raw[:-1] + bytes([raw[-1] ^ 1]),)))
-    with pytest.raises(MessageRefused):
-        chain.heard(B, Confirmations(()))
-    other = Chain(C, replace(post(1), place=Place(bytes(32), 1, 1, 0)), lambda m: sign(KEYS[C], m))
-    foreign = other._confirm(1)
-    with pytest.raises(MessageRefused):
-        chain.heard(B, Confirmations((foreign,)))
-    assert chain.heard(B, statements) == []  # its own slice is not done: nothing ends yet
-    assert chain.ended is None
+        chain.heard(B, Gradient(at, b"g"))
+        chain.computed()
+    assert chain.done == 2
+    assert chain.ended is None  # two slices were confirmed, one was asked
+    assert isinstance(chain.heard(B, Confirmations((raw,)))[-1], Ended)
+
+
+def test_a_peer_that_the_certificate_does_not_name_holds_nothing_that_counts() -> None:
+    """Also if it has done all of it: its microbatches are counted at the peer that took over."""
+    replaced = confirming(B, 2)
+    leader = machine(A, 0)
+    (later,) = confirmed(confirming(C), 2)
+    leader._later = (later,)
+    statements = (leader._confirm(2), later)
+    (ended,) = replaced.heard(A, Certificate(statements))
+    assert isinstance(ended, Ended)
+    assert ended.counted.path == (A, C)
+    assert not ended.holds
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_chain_is_closed_once_whatever_is_computed_later(running: bool) -> None:
+    chain = machine(A, 0, in_flight=4)
+    chain.begin()
+    for _ in range(4):
+        chain.computed(b"h")
+    chain.heard(B, Alive(0))
+    for at in range(4):
+        assert chain.heard(B, Gradient(at, b"g")) == [Backward(at, b"g")]
+        if at == 2:
+            chain.close()  # two microbatches are done: one slice
+        if at < 3 or not running:
+            chain.computed()
+    chain.close()
+    (ended,) = chain.heard(B, Confirmations(confirmed(confirming(B), 1)))[-1:]
+    assert isinstance(ended, Ended)
+    assert ended.counted.slices == 1
+    assert not running or chain.computed() == []
+    assert chain.close() == []
 
 
 def test_only_the_leader_closes_and_only_holders_take_part() -> None:
