@@ -22,7 +22,7 @@ Sans-I/O: no sockets, clocks or torch. Tensors are encoded bytes, which the call
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
@@ -200,10 +200,13 @@ class _Successor:
     open: bool = False
     sent: int = 0
     answered: int = 0
-    silent: int = 0
+    silent: int = 0  # ticks
+    came: set[int] = field(default_factory=set)  # answers beyond one that is still out
 
     def start(self, at: int) -> None:
-        self.open, self.sent, self.answered, self.came = True, at, at, set[int]()
+        """Send from microbatch `at` on."""
+        self.open, self.sent, self.answered = True, at, at
+        self.came.clear()
 
     def take(self, microbatch: int) -> None:
         """Count an answer; whatever is between stays open."""
@@ -388,13 +391,13 @@ class Chain:
         return []
 
     def _confirmations(self, sender: PeerID, statements: tuple[bytes, ...]) -> list[ChainEffect]:
-        if self._current(sender) is None or self._closing is None or self._later is not None:
+        if self._closing is None or self._later is not None:
             return []
         post = self.post
         found = open_confirmations(statements, post.place, post.shard + 1, self.post.replicas)
         if found.path[0] != sender:
             raise ChainRefused(f"confirmations: {sender} brought those of {found.path[0]}")
-        if found.slices == self._closing:
+        if self._current(sender) is not None and found.slices == self._closing:
             self._later = statements
         return self._progress()
 

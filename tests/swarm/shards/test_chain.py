@@ -1,5 +1,6 @@
 """Promises of a chain: 1F1B, bounded, and every microbatch counted once in every shard or in none."""
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from swarm.shards.chain import (
     Backward,
     Certificate,
     Chain,
+    ChainEffect,
     ChainRefused,
     ChainSpeech,
     Confirmations,
@@ -486,6 +488,49 @@ def test_a_chain_is_closed_once_whatever_is_computed_later(running: bool) -> Non
     assert ended.counted.slices == 1
     assert not running or chain.computed() == []
     assert chain.close() == []
+
+
+NUMBERS = st.integers(-2, 6)
+STATEMENTS = st.lists(st.binary(max_size=8), max_size=3).map(tuple)
+SPEECH = st.one_of(
+    st.builds(Activation, NUMBERS, st.binary(max_size=3)),
+    st.builds(Gradient, NUMBERS, st.binary(max_size=3)),
+    st.builds(Alive, NUMBERS),
+    st.builds(AskConfirm, NUMBERS),
+    st.builds(Confirmations, STATEMENTS),
+    st.builds(Certificate, STATEMENTS),
+    st.sampled_from([Probe(), AskCertificate()]),
+)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2), st.lists(st.tuples(st.sampled_from(PEERS[:5]), SPEECH | st.none()), max_size=40))
+def test_hostile_neighbours_are_refused_by_name_and_what_is_kept_stays_bounded(
+    shard: int, script: list[tuple[str, ChainSpeech | None]]
+) -> None:
+    """None stands for a tick and a computation that is through."""
+    replicas = ((A,), (B, D), (C, E))
+    chain = machine(replicas[shard][0], shard, replicas)
+    running = [e for e in chain.begin() if isinstance(e, Forward | Backward)]
+    backs: list[int] = []
+    for sender, message in script:
+        effects: list[ChainEffect] = []
+        if message is None:
+            effects += chain.tick()
+            if running:
+                running.pop()
+                effects += chain.computed(b"value")
+        else:
+            with contextlib.suppress(MessageRefused):
+                effects += chain.heard(sender, message)
+        running += [e for e in effects if isinstance(e, Forward | Backward)]
+        backs += [e.microbatch for e in effects if isinstance(e, Backward)]
+        assert len(running) <= 1
+        assert backs == list(range(len(backs)))
+        assert 0 <= chain.in_flight <= chain.post.in_flight
+        assert len(chain._inputs) <= chain.post.in_flight
+        assert len(chain._gradients) <= chain.post.in_flight
+        assert chain.ended is None
 
 
 def test_only_the_leader_closes_and_only_holders_take_part() -> None:
