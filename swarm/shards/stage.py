@@ -7,14 +7,17 @@ input is kept; what lies between is computed again on the way back (Chen et al. 
 stage). The last stage goes back at once and computes nothing twice.
 
 A microbatch that does not fit into memory is halved by rows, and so are those after it; every halving is
-said. One that fails has added nothing: gradients enter the vector only when a piece is through.
+said. Where memory runs out on the way back, tensors whose gradient was added by then are left out of the
+halves, so that nothing is added twice.
 
 Sizes: tokens int32 [rows, length], hidden states and their gradients float32 [rows, length, hidden_size].
 Losses are sums in nats; gradients are those of the mean over the slice's tokens, as in `swarm.work`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -86,7 +89,11 @@ class Stage:
             tensor.requires_grad_(not frozen)
             if not frozen:
                 self._trained.append((tensor, slice(offset, offset + tensor.numel())))
+                hook = partial(self._note_added, len(self._trained) - 1)
+                tensor.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         self._rows: int | None = None
+        self._bound: torch.Tensor | None = None  # what gradients are added to
+        self._added: set[int] = set()  # trained tensors that the running piece has added to
 
     @property
     def vocabulary(self) -> int:
@@ -161,6 +168,7 @@ class Stage:
             raise SliceSpoiled(
                 f"{work.done} of {len(work.microbatches)} microbatches; the slice does not count"
             )
+        self._bind(None)
         flat = self._flat(work).cpu().numpy()
         work.gradient = None
         return flat
@@ -220,14 +228,20 @@ class Stage:
     def _add(
         self, work: Slice, inner: torch.Tensor, out: torch.Tensor, outer: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """Backward through one piece, whose gradients are added once all of them are there."""
-        leaves = [tensor for tensor, _ in self._trained]
-        wanted = leaves if self.cut.first else [*leaves, inner]
-        found = torch.autograd.grad(out, wanted, outer)
-        flat = self._flat(work)
-        for (_, where), gradient in zip(self._trained, found, strict=False):
-            flat[where] += gradient.flatten()
-        return None if self.cut.first else found[-1]
+        """Backward through one piece, into the slice's vector; the gradient of its input."""
+        self._bind(self._flat(work))
+        if out.requires_grad:
+            torch.autograd.backward(out, outer)
+        return None if self.cut.first else inner.grad
+
+    def _bind(self, flat: torch.Tensor | None) -> None:
+        if self._bound is not flat:
+            for tensor, where in self._trained:
+                tensor.grad = None if flat is None else flat[where].view_as(tensor)
+            self._bound = flat
+
+    def _note_added(self, index: int, _: torch.Tensor) -> None:
+        self._added.add(index)
 
     def _flat(self, work: Slice) -> torch.Tensor:
         if work.gradient is None:
@@ -247,29 +261,49 @@ class Stage:
 
     def _pieces(self, rows: int, one: Callable[[slice], torch.Tensor | None]) -> list[torch.Tensor]:
         """`one` over runs of rows in order, halved where memory does not suffice. Raises OutOfMemory."""
-        found, at = [], 0
+        found: list[torch.Tensor] = []
+        at = 0
         while at < rows:
             here = min(self._rows or rows, rows - at)
-            try:
-                piece = one(slice(at, at + here))
-            except (*OUT_OF_MEMORY, RuntimeError) as error:
-                if not isinstance(error, OUT_OF_MEMORY) and NO_MEMORY not in str(error):
-                    raise
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                if here == 1:
-                    raise OutOfMemory(
-                        f"one sequence does not fit into memory at shard {self.cut.index} ({reason}); "
-                        "hold a smaller shard, or give the peer more memory"
-                    ) from None
-                self._rows = here // 2
-            else:
-                if piece is not None:
-                    found.append(piece)
-                at += here
-                continue
-            # Outside the handler: its traceback would keep the tensors that did not fit alive.
-            self._say(Halved(here, self._rows, reason))
+            found += self._piece(slice(at, at + here), one, frozenset())
+            at += here
         return found
+
+    def _piece(
+        self, rows: slice, one: Callable[[slice], torch.Tensor | None], added: frozenset[int]
+    ) -> list[torch.Tensor]:
+        """`one` over some rows; `added`: tensors that have the gradient of these rows already."""
+        size = rows.stop - rows.start
+        self._added = set()
+        try:
+            with self._frozen(added):
+                piece = one(rows)
+            return [] if piece is None else [piece]
+        except (*OUT_OF_MEMORY, RuntimeError) as error:
+            if not isinstance(error, OUT_OF_MEMORY) and NO_MEMORY not in str(error):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # Outside the handler: its traceback would keep the tensors that did not fit alive.
+        if size == 1:
+            raise OutOfMemory(
+                f"one sequence does not fit into memory at shard {self.cut.index} ({reason}); "
+                "hold a smaller shard, or give the peer more memory"
+            )
+        added, half = added | self._added, size // 2
+        self._rows = half
+        self._say(Halved(size, half, reason))
+        halves = [slice(at, min(at + half, rows.stop)) for at in range(rows.start, rows.stop, half)]
+        return [tensor for each in halves for tensor in self._piece(each, one, added)]
+
+    @contextmanager
+    def _frozen(self, indices: frozenset[int]) -> Iterator[None]:
+        for index in indices:
+            self._trained[index][0].requires_grad_(False)
+        try:
+            yield
+        finally:
+            for index in indices:
+                self._trained[index][0].requires_grad_(True)
 
 
 def microbatches(sequences: int, length: int, vocabulary: int) -> tuple[range, ...]:
