@@ -23,7 +23,7 @@ SHAPES = array_shapes(min_dims=3, max_dims=3, max_side=5)
 FINITE = st.floats(-LARGEST, LARGEST, width=32)
 TENSORS = SHAPES.flatmap(lambda shape: arrays(np.float32, shape, elements=FINITE))
 EACH = pytest.mark.parametrize("codec", CODECS)
-SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
 def shape_of(x: np.ndarray) -> Shape:

@@ -503,7 +503,7 @@ SPEECH = st.one_of(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2), st.lists(st.tuples(st.sampled_from(PEERS[:5]), SPEECH | st.none()), max_size=40))
 def test_hostile_neighbours_are_refused_by_name_and_what_is_kept_stays_bounded(
     shard: int, script: list[tuple[str, ChainSpeech | None]]

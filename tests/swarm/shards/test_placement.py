@@ -54,7 +54,7 @@ def alike(count: int, memory: int = 100) -> list[Need]:
 # ---- newcomers
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(swarms(), st.integers(1, 1_500), st.integers(0, 10_000))
 def test_no_other_shard_that_fits_would_make_the_swarm_faster(
     swarm: tuple[list[Holder], list[Need]], memory: int, speed: int
@@ -102,7 +102,7 @@ def test_a_small_peer_takes_what_fits() -> None:
 # ---- moves
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(swarms())
 def test_moving_ends_and_each_move_is_worth_it(swarm: tuple[list[Holder], list[Need]]) -> None:
     """Repeated application reaches a fixed point; every step covers a shard or gains a fifth."""

@@ -22,7 +22,7 @@ SPEEDS = st.dictionaries(
 SHARDS = st.lists(SPEEDS, min_size=1, max_size=5)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.binary(min_size=32, max_size=32), SHARDS, st.integers(1, 30))
 def test_every_chain_has_a_peer_of_each_shard_and_all_the_others_in_turn(
     beacon: bytes, shards: list[dict[str, int]], count: int
@@ -34,7 +34,7 @@ def test_every_chain_has_a_peer_of_each_shard_and_all_the_others_in_turn(
             assert sorted(peers) == sorted(holders)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.binary(min_size=32, max_size=32), SHARDS, st.integers(1, 30))
 def test_a_peer_gets_its_share_of_the_chains_rounded_up_or_down(
     beacon: bytes, shards: list[dict[str, int]], count: int
@@ -48,7 +48,7 @@ def test_a_peer_gets_its_share_of_the_chains_rounded_up_or_down(
             assert count * weight // total <= got[peer] <= -(-count * weight // total)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.binary(min_size=32, max_size=32), SHARDS)
 def test_the_order_in_which_records_came_changes_nothing(beacon: bytes, shards: list[dict[str, int]]) -> None:
     turned = [dict(reversed(peers.items())) for peers in shards]
