@@ -46,7 +46,7 @@ def build_model(table: Model) -> OPTForCausalLM:
             table.source, dtype=torch.float32, attn_implementation="sdpa", **NO_CHANCE
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise _no_source(table, error) from None
+        raise source_refused(table, error) from None
     return model.train()
 
 
@@ -65,12 +65,19 @@ def layout_of(model: torch.nn.Module) -> Layout:
 
 def build_layout(table: Model) -> Layout:
     """The layout of the manifest's model, without making its weights. Raises ModelRefused."""
-    try:
-        config = _preset(table) if table.source is None else OPTConfig.from_pretrained(table.source)
-    except (OSError, ValueError) as error:
-        raise _no_source(table, error) from None
+    config = config_of(table)
     with torch.device("meta"):
         return layout_of(OPTForCausalLM(config))
+
+
+def config_of(table: Model) -> OPTConfig:
+    """The configuration of the manifest's model; that of a source as it was saved. Raises ModelRefused."""
+    if table.source is None:
+        return _preset(table)
+    try:
+        return OPTConfig.from_pretrained(table.source)
+    except (OSError, ValueError) as error:
+        raise source_refused(table, error) from None
 
 
 def load_vector(model: torch.nn.Module, layout: Layout, vector: np.ndarray) -> None:
@@ -103,10 +110,15 @@ def bind_gradients(model: torch.nn.Module, layout: Layout) -> torch.Tensor:
 
 def export(table: Model, tokenizer: Tokenizer, vector: np.ndarray, directory: Path) -> None:
     """Write model and tokenizer where `OPTForCausalLM.from_pretrained` and `AutoTokenizer` load them."""
-    from transformers import PreTrainedTokenizerFast
-
     model = build_model(table)
     load_vector(model, layout_of(model), vector)
+    save(model, tokenizer, directory)
+
+
+def save(model: OPTForCausalLM, tokenizer: Tokenizer, directory: Path) -> None:
+    """Write a model and its tokenizer into a folder, as `transformers` has it."""
+    from transformers import PreTrainedTokenizerFast
+
     model.save_pretrained(directory)
     end = tokenizer.backend.id_to_token(tokenizer.eos)
     PreTrainedTokenizerFast(
@@ -129,7 +141,8 @@ def _preset(table: Model) -> OPTConfig:
     )
 
 
-def _no_source(table: Model, error: Exception) -> ModelRefused:
+def source_refused(table: Model, error: Exception) -> ModelRefused:
+    """What to raise where `model.source` cannot be read."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return ModelRefused(
         f"model.source = {table.source!r} is no OPT model that loads here ({reason}); "

@@ -31,7 +31,15 @@ IMPURE = {
     "time",
 }
 UNPICKLERS = {"cloudpickle", "dill", "marshal", "pickle", "shelve"}
-PURE_ROUND = ["swarm/round.py", "swarm/order.py", "swarm/layout.py", "swarm/manifest.py", "swarm/phases.py"]
+PURE_SHARDS = ["boundary", "chain", "messages", "placement", "wiring"]
+PURE_ROUND = [
+    "swarm/round.py",
+    "swarm/order.py",
+    "swarm/layout.py",
+    "swarm/manifest.py",
+    "swarm/phases.py",
+    *(f"swarm/shards/{name}.py" for name in PURE_SHARDS),
+]
 BROAD = {"swarm/net/dht.py": 1}
 """Handlers of any exception: hivemind raises whatever it likes in its child, and it is renamed at once."""
 MOST_LINES = 700
@@ -73,6 +81,7 @@ def test_protocol_logic_has_no_sockets_clocks_or_threads(path: Path | str) -> No
 def test_the_round_runs_without_torch_hivemind_and_grpc() -> None:
     modules = [".".join(p.with_suffix("").parts) for p in FILES if p.parts[0] != "swarm"]
     modules = [name.removesuffix(".__init__") for name in modules] + ["swarm.round"]
+    modules += [f"swarm.shards.{name}" for name in PURE_SHARDS]
     heavy = {"torch", "hivemind", "grpc", "transformers", "uvloop"}
     code = f"import sys, {', '.join(modules)}\nprint(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
