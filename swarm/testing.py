@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from proto.canonical import PeerID, tagged_hash
+from proto.energy import EnergyClaim
 from proto.errors import MessageRefused
 from secagg.interface import Job, NotYet, SendPart, SendSum, Tell
 from swarm.effects import (
@@ -215,6 +216,7 @@ class VirtualSwarm:
             CHUNK,
             sane=lambda chunk, update, weight: not self.insane(update, weight),
             head=lambda: peer.disk.head,
+            energy=lambda tokens: self.energy(peer_id, tokens),
             open_text=lambda indices: [b"\xa0" + index.to_bytes(8, "big") for index in indices],
             recall=peer.disk.evidence.get,
             shown=peer.disk.shown,
@@ -373,6 +375,10 @@ class VirtualSwarm:
     def recompute(self, me: PeerID, order: Order, index: int) -> np.ndarray | None:
         """What a checker gets for one slice of another's order."""
         return virtual_slice(order, index, self.size)
+
+    def energy(self, me: PeerID, tokens: int) -> EnergyClaim | None:
+        """What a peer claims to have used; a test may have it keep an account, or forge one."""
+        return None
 
     def trial(self, me: PeerID, order: Order) -> tuple[tuple[int, ...], ...]:
         """The sketches that a newcomer sends of its trial."""

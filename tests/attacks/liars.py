@@ -674,6 +674,8 @@ def forged(hand: Hand, how: str, honest: FinalSet) -> FinalSet:
         sign(KEYS[peer], SetVote(session=bytes(32), survivor_set=smaller.digest(), seed=None, statements=()))
         for peer in hand.liars
     ]
+    last = honest.votes[-1]
+    altered = last[:-1] + bytes([last[-1] ^ 1])
     changes: dict[str, dict[str, object]] = {
         "too few votes": {"votes": honest.votes[:5]},
         "no votes": {"votes": ()},
@@ -689,6 +691,6 @@ def forged(hand: Hand, how: str, honest: FinalSet) -> FinalSet:
         "another session's votes": {"survivor_set": smaller.digest(), "proposal": raw, "votes": tuple(stale)},
         "another's proposal": {"proposal": sign(KEYS[hand.liars[1]], proposed)},
         "a name that is not the proposal's": {"proposal": raw},
-        "an altered vote": {"votes": (*honest.votes[:-1], honest.votes[-1][:-1] + b"\0")},
+        "an altered vote": {"votes": (*honest.votes[:-1], altered)},
     }
     return honest.model_copy(update=changes[how])

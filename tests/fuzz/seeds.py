@@ -100,6 +100,8 @@ def _value(annotation: Any, metadata: Any, choose: random.Random) -> Any:
         fitting = [text for text in TEXTS if low <= len(text) <= high]
         pattern = bounds.get("pattern")
         return choose.choice([text for text in fitting if pattern is None or re.search(pattern, text)])
+    if isinstance(annotation, type) and issubclass(annotation, Message):
+        return choose.choice([annotation.parse(raw) for raw in examples(annotation)])
     assert annotation is type(None), f"no example of {annotation}: add it here"
     return None
 

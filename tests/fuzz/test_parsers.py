@@ -43,7 +43,7 @@ def test_a_message_is_taken_as_it_would_be_written_or_refused_by_name(kind: type
 
 def test_there_are_messages_of_all_packages_to_try() -> None:
     assert len(CLASSES) >= 37
-    assert {kind.__module__.split(".")[0] for kind in CLASSES} == {"secagg", "swarm", "verify"}
+    assert {kind.__module__.split(".")[0] for kind in CLASSES} == {"proto", "secagg", "swarm", "verify"}
     assert all(kind.parse(raw).encode() == raw for kind in CLASSES for raw in examples(kind))
 
 

@@ -41,7 +41,7 @@ def library(tmp_path: Path) -> RunLibrary:
     store.ledger.append([("note", LARGE)])
     snapshot, _ = seeds.small_snapshot()
     snapshot.write(store.snapshots)
-    return RunLibrary(KEYS[PEERS[0]], history.run, store, lambda: {"round": 3}, lambda raw: take(raw))
+    return RunLibrary(KEYS[PEERS[0]], history.run, store, lambda: {"round": 3}, take, lambda count: None)
 
 
 def take(raw: bytes) -> None:

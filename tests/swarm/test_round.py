@@ -498,7 +498,7 @@ def test_what_a_vote_carries_is_bounded() -> None:
     for number in range(200):
         identity = Identity.from_seed(bytes([77, number]) + bytes(30))
         KEYS[identity.peer_id] = identity
-        machine.carry(join(history, identity.peer_id, invitation=bytes(1024)))
+        machine.carry(join(history, identity.peer_id))
         del KEYS[identity.peer_id]
     carried = machine._carried.admissible(history)
     assert 0 < len(carried) <= 64

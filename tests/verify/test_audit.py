@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proto.canonical import Message, PeerID
+from proto.energy import EnergyClaim
 from proto.errors import SwarmError
 from secagg.messages import Advert, FinalSet, Release, SurvivorSet
 from swarm.testing import VirtualSwarm
@@ -565,3 +566,41 @@ def test_no_single_change_is_clean_even_if_the_author_hashes_and_signs_it_anew(
         made.insert(at, made[at])
     report = audited(run, run.source(peer, made))
     assert report.exit_code == 1
+
+
+def test_what_peers_claim_of_energy_is_told_and_what_cannot_be_is_doubted() -> None:
+    spent: dict[PeerID, int] = {}
+    forger: list[PeerID] = []
+
+    def keep_accounts(swarm: VirtualSwarm) -> None:
+        forger.append(sorted(swarm.peers)[0])
+
+        def energy(me: PeerID, tokens: int) -> EnergyClaim:
+            spent[me] = spent.get(me, 10_000) + (-1_000 if me in forger else 1_000)
+            return EnergyClaim(
+                source="a meter",
+                uncertainty=100,
+                spent=("measured", spent[me], 5, 5),
+                network_bytes=7 * spent[me] if me not in forger else 7,
+                tokens=tokens,
+                milliseconds=spent[me] if me not in forger else 1,
+                grid=None,
+                embodied=None,
+            )
+
+        swarm.energy = energy  # type: ignore[method-assign]
+
+    made = virtual_run(4, 3, rate=0.0, prepare=keep_accounts)
+    report = audited(made)
+    assert report.ok
+    for peer, one in report.peers.items():
+        assert one.energy is not None
+        assert one.energy.millijoules == spent[peer] + 10
+        assert bool(one.doubts) == (peer in forger)
+    assert any("millijoules for training went from" in doubt for doubt in report.peers[forger[0]].doubts)
+    at = places(made.entries[made.peers[0]], "decided")[1]
+    entries = made.entries[made.peers[0]]
+    record = Record.parse(Decided.parse(entries[at][1]).body)
+    assert [peer for peer, *_ in record.energy] == list(record.survivors)
+    forged_record = forged(made, entries[at][1], energy=record.energy[:1])
+    assert "its energy are not what the session's adverts give" in findings(changed(made, at, forged_record))
