@@ -21,6 +21,10 @@ PROMISES = {
     "utilisation": "What a peer's training costs beside a bare PyTorch loop.",
     "averaging": "A whole plain cell round against hivemind's own all-reduce.",
     "secagg": "Secure aggregation: processor time against Flower's SecAgg+, wall time against hivemind.",
+    "tolerance": "How far honest machines are apart that compute one slice, and the least cheat from them.",
+    "attacks": "Every attack against a swarm that checks, and against plain averaging.",
+    "verification": "What commitments, checks and an audit cost.",
+    "shards": "Stages of a model in parts, and tensors between them.",
     "energy": "What metering costs, and what the model says of this machine under three loads.",
     "ring": "The demo's run in a 16-bit ring, in a 32-bit ring, and averaged in fp32.",
 }

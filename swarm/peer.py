@@ -518,8 +518,11 @@ class Peer:
     async def _end(self, snapshot: bytes) -> None:
         """The run is over. Who missed its last round gets the final snapshot as long as others are there."""
         give_up = time.monotonic() + MOST_LINGER_SECONDS
-        while not await self._download(snapshot) and time.monotonic() < give_up:
-            continue
+        while time.monotonic() < give_up:
+            if self._fetching:  # an earlier one is on its way, and there is room for one at a time
+                await asyncio.sleep(WATCH_SECONDS)
+            elif await self._download(snapshot):
+                break
         if not self._final.done():
             self._final.set_result(snapshot)
 
