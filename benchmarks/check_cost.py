@@ -93,6 +93,7 @@ def check_seconds(size: int) -> tuple[float, float, int, float]:
     slices = [random.integers(-1000, 1000, size, np.int16) for _ in range(SLICES)]
     manifest = parse_manifest(b"")
     with tempfile.TemporaryDirectory() as folder:
+        commit(slices, Path(folder))  # the pages of a first file are not a round's
         committing, own = commit(slices, Path(folder))
         total = np.sum(slices, axis=0, dtype=np.int16)
         cell = InProcess(MEMBERS, size, first=(total, own.committed.commitment))

@@ -16,6 +16,8 @@ import numpy as np
 from pydantic import Field
 
 WIDTH = 16
+SIGNS = 1.0 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+"""The eight signs that a byte of the stream gives, float64 [256, 8]."""
 STEP = 1 << 16
 """Elements that are signed at a time; a multiple of `WIDTH`."""
 AGREE = 1 / 16
@@ -28,15 +30,16 @@ Sketch = Annotated[tuple[Number, ...], Field(min_length=WIDTH, max_length=WIDTH)
 
 
 def sketch(integers: np.ndarray, seed: bytes) -> tuple[int, ...]:
-    """The sketch of a vector of integers [size], of any integer dtype, under the signs of `seed`."""
-    total = np.zeros(WIDTH, np.int64)
+    """The sketch of a vector of integers [size], of at most 32 bits, under the signs of `seed`."""
+    total = [0] * WIDTH
     for at in range(0, len(integers), STEP):
-        part = integers[at : at + STEP].astype(np.int64)
+        part = integers[at : at + STEP].astype(np.float64)
         stream = hashlib.shake_256(seed + at.to_bytes(8, "big")).digest(-(-len(part) // 8))
-        flipped = np.unpackbits(np.frombuffer(stream, np.uint8), count=len(part))
-        np.negative(part, out=part, where=flipped.astype(bool))
-        total += np.pad(part, (0, -len(part) % WIDTH)).reshape(-1, WIDTH).sum(axis=0)
-    return tuple(total.tolist())
+        part *= SIGNS[np.frombuffer(stream, np.uint8)].ravel()[: len(part)]
+        rows = (np.pad(part, (0, -len(part) % WIDTH)) if len(part) % WIDTH else part).reshape(-1, WIDTH)
+        # Whole numbers below 2^31 x 2^12: floats add them up exactly, in any order, and fast.
+        total = [one + int(more) for one, more in zip(total, np.ones(len(rows)) @ rows, strict=True)]
+    return tuple(total)
 
 
 def agree(one: Sequence[int], other: Sequence[int]) -> bool:
