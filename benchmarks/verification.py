@@ -25,7 +25,8 @@ CHECK_NOTES = (
     "one as checked, over the training of an order (4 slices of the tiny preset), which is less than a "
     "round; one thread.",
     "commit_share_125M: hashing, keeping and committing to 4 slices of OPT-125m's integers of 16 bits, over "
-    "the default window. Bytes of a check: opened_bytes.",
+    "the default window; writing one while the next is computed is not counted. Bytes of a check: "
+    "opened_bytes.",
 )
 
 

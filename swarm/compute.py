@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,23 +56,35 @@ class Abandoned(Exception):
 class WorkFile:
     """The slices of one order, on disk until nobody refers to them: memory is for training.
 
-    The file has no name: nothing of it outlives the process.
+    One is written while the next is computed. The file has no name: nothing of it outlives the process.
     """
 
     def __init__(self, directory: Path, size: int, dtype: np.dtype) -> None:
         self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
         self._size, self._dtype = size, dtype
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="slices")
+        self._writing: Future[None] | None = None
 
     def add(self, encoded: np.ndarray) -> None:
-        """Append a slice's integers, [size]. Raises DiskFull."""
+        """Append a slice's integers, [size], which nobody changes any more. Raises DiskFull."""
+        self.finish()
+        self._writing = self._writer.submit(self._write, encoded)
+
+    def finish(self) -> None:
+        """Wait until all that was added is in the file. Raises DiskFull."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def _write(self, encoded: np.ndarray) -> None:
         try:
             self._file.write(encoded.data.cast("B"))
+            self._file.flush()
         except OSError as error:
             raise DiskFull(f"the slices of an order: {error.strerror}; free disk space") from None
 
     def slice(self, index: int) -> np.ndarray:
         """The integers of a slice, [size], read as they are used."""
-        self._file.flush()
+        self.finish()
         at = index * self._size * self._dtype.itemsize
         return np.memmap(self._file, self._dtype, "r", at, (self._size,))
 
@@ -197,6 +209,7 @@ class Compute:
                 break
         own = OwnWork(Committed(order.digest(), digests, os.urandom(32)), kept.slice)
         weight, heldout = len(digests), self._measure(order.snapshot)
+        kept.finish()
         return Work(update, weight, tokens, _micro(loss / weight), heldout, own)
 
     def _recompute(
