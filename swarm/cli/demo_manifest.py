@@ -2,7 +2,7 @@
 
 import re
 
-DEMO_ROUNDS = 16
+DEMO_ROUNDS = 13
 DEMO = f"""\
 [run]
 name = "demo"
