@@ -176,9 +176,7 @@ def history_of(manifest: Manifest, raw: bytes, identities: list[Identity], snaps
 
 def order_of(history: History, manifest: Manifest, dataset: Dataset, peer: str) -> Order:
     """What the lottery gives `peer` in the next round."""
-    work = manifest.work
-    view = DataView(len(dataset.sequences))
-    return draw_order(history, 0, peer, view, work.slices, work.sequences_per_slice)
+    return draw_order(history, 0, peer, DataView(len(dataset.sequences)), manifest.work)
 
 
 def train_plainly(

@@ -16,7 +16,7 @@ from proto.errors import MessageRefused
 from secagg.ring import BLOCK, check_sum
 from swarm.attacked import AttackedSwarm
 from swarm.attacks import Attack, World, attack_named
-from swarm.data import DataCommitment, Opening, OpeningRefused, commit, verify_opening
+from swarm.data import DataCommitment, commit, read_openings
 from swarm.effects import Adopt, Apply, Effect, OwnWork, Recompute, Work
 from swarm.layout import Layout
 from swarm.manifest import Manifest
@@ -208,7 +208,11 @@ class TrainedSwarm(AttackedSwarm):
             return np.zeros(self.size, self.manifest.ring.dtype)
         chosen = order.slices[index]
         try:
-            rows = text()[0][list(chosen)] if opened is None else _read(opened, chosen, data)
+            if opened is None:
+                rows = text()[0][list(chosen)]
+            else:
+                shape = {"count": data.count, "length": LENGTH, "vocabulary": VOCABULARY}
+                rows = read_openings(opened, chosen, root=data.root, **shape)
         except MessageRefused:
             return None
         return self.shop.slice(order, index, rows)
@@ -218,12 +222,3 @@ class TrainedSwarm(AttackedSwarm):
 
     def _bring(self, peer: PeerID, rows: np.ndarray) -> None:
         self._own[peer] = commit(rows, hashlib.sha256(peer.encode()).digest())
-
-
-def _read(opened: Sequence[bytes], chosen: Sequence[int], data: DataView) -> np.ndarray:
-    """The sequences that were opened, which must be the drawn ones. Raises OpeningRefused, MessageRefused."""
-    openings = [Opening.parse(raw) for raw in opened]
-    if data.root is None or [one.index for one in openings] != list(chosen):
-        raise OpeningRefused("other sequences were opened than were drawn")
-    shape = {"count": data.count, "length": LENGTH, "vocabulary": VOCABULARY}
-    return np.stack([verify_opening(one, root=data.root, **shape) for one in openings])

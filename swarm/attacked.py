@@ -75,10 +75,9 @@ class AttackedSwarm(VirtualSwarm):
 
     def order_of(self, me: PeerID, peer: PeerID) -> Order:
         """What was drawn for `peer`, as `me` knows it."""
-        machine, work = self.machine(me), self.manifest.work
+        machine = self.machine(me)
         view = DataView(machine.data.count, machine.data.root)
-        sequences = work.sequences_per_slice
-        return draw_order(machine.history, machine.attempt, peer, view, work.slices, sequences)
+        return draw_order(machine.history, machine.attempt, peer, view, self.manifest.work)
 
     def bans(self) -> Mapping[PeerID, Ban]:
         """Whom the honest peers refuse, as the first of them has it."""

@@ -34,9 +34,7 @@ class Carried:
     def admissible(self, history: History) -> list[bytes]:
         """What the next record may carry, as much as a vote holds; joins no more than a record takes."""
         self._forget(history)
-        joins = {raw for subject, raw in self._kept.items() if subject[0] == Join.DOMAIN}
-        late = joins - set(history.taken(joins))
-        chosen = in_fair_order({subject: raw for subject, raw in self._kept.items() if raw not in late})
+        chosen = in_fair_order(history, self._kept)
         total = itertools.accumulate(map(len, chosen))
         return [raw for raw, end in zip(chosen, total, strict=True) if end <= CARRIED_BYTES][:MOST_CARRIED]
 

@@ -20,7 +20,7 @@ import torch
 
 from proto.errors import SwarmError
 from secagg.ring import BLOCK, CHUNK, check_sum
-from swarm.data import Dataset, Opening, OpeningRefused, verify_opening
+from swarm.data import Dataset, read_openings
 from swarm.effects import OwnWork, Work
 from swarm.layout import Layout
 from swarm.manifest import Manifest
@@ -218,31 +218,17 @@ class Compute:
         snapshot = self._snapshots.get(order.snapshot) or read(
             path_of(self._directory, order.snapshot), order.snapshot
         )
-        chosen = order.slices[index]
+        chosen, vocabulary = order.slices[index], self._trainer.vocabulary
+        length = self._manifest.data.sequence_length
         if order.trial:
-            length = self._manifest.data.sequence_length
-            sequences = trial_text(order, index, length, self._trainer.vocabulary)
+            sequences = trial_text(order, index, length, vocabulary)
         elif text is None:
             sequences = self._dataset.sequences[list(chosen)]
         else:
-            sequences = self._read(text, chosen, data)
-        return self._trainer.compute_slice(order, index, snapshot, sequences).encoded
-
-    def _read(self, text: Sequence[bytes], chosen: Sequence[int], data: DataView) -> np.ndarray:
-        """The sequences that were opened, which must be the drawn ones. Raises OpeningRefused."""
-        opened = [Opening.parse(raw) for raw in text]
-        if data.root is None or [one.index for one in opened] != list(chosen):
-            raise OpeningRefused(
-                f"sequences {[one.index for one in opened]} were opened, {chosen} were drawn"
+            sequences = read_openings(
+                text, chosen, root=data.root, count=data.count, length=length, vocabulary=vocabulary
             )
-        vocabulary = self._trainer.vocabulary
-        length = self._manifest.data.sequence_length
-        return np.stack(
-            [
-                verify_opening(one, root=data.root, count=data.count, length=length, vocabulary=vocabulary)
-                for one in opened
-            ]
-        )
+        return self._trainer.compute_slice(order, index, snapshot, sequences).encoded
 
     def _measure(self, name: bytes) -> int:
         if name not in self._heldout:

@@ -195,6 +195,27 @@ def commit(sequences: Tokens, salt: bytes) -> DataCommitment:
     return DataCommitment(sequences, salt, leaves, merkle.root(leaves))
 
 
+def read_openings(
+    text: Sequence[bytes],
+    chosen: Sequence[int],
+    *,
+    root: bytes | None,
+    count: int,
+    length: int,
+    vocabulary: int,
+) -> Tokens:
+    """The sequences that were opened, int32 [count, length], which must be the `chosen` ones in order.
+
+    The rest as for `verify_opening`. Raises OpeningRefused, MessageRefused.
+    """
+    opened = [Opening.parse(raw) for raw in text]
+    if root is None or [one.index for one in opened] != list(chosen):
+        raise OpeningRefused(f"sequences {[one.index for one in opened]} were opened, {chosen} were drawn")
+    return np.stack(
+        [verify_opening(one, root=root, count=count, length=length, vocabulary=vocabulary) for one in opened]
+    )
+
+
 def verify_opening(opening: Opening, *, root: bytes, count: int, length: int, vocabulary: int) -> Tokens:
     """The sequence that was opened, int32 [length]. Raises OpeningRefused unless it was committed to.
 

@@ -162,9 +162,9 @@ class Judge:
 
     def order(self, history: History, attempt: int, peer: PeerID, advert: Advert) -> Order:
         """What `peer` had to compute in an attempt at the round after `history`."""
-        work, own = self._manifest.work, advert.data_root is not None
+        own = advert.data_root is not None
         view = DataView(advert.data_count, advert.data_root) if own else self._shared
-        return draw_order(history, attempt, peer, view, work.slices, work.sequences_per_slice)
+        return draw_order(history, attempt, peer, view, self._manifest.work)
 
     # -- judging ------------------------------------------------------------------------------------------
 

@@ -45,13 +45,12 @@ class DataView:
     root: bytes | None = None
 
 
-def draw_order(
-    history: History, attempt: int, peer: PeerID, data: DataView, slices: int, sequences: int
-) -> Order:
+def draw_order(history: History, attempt: int, peer: PeerID, data: DataView, work: Work) -> Order:
     """The order of `peer` for an attempt at the round after `history`."""
     round_ = history.round + 1
     seed = attempt_seed(history.beacon, round_, attempt, "order")
-    total = slices * sequences
+    sequences = work.sequences_per_slice
+    total = work.slices * sequences
     if data.root is None:
         drawn = shared_draw(seed, history.members, peer, total, data.count)
     else:

@@ -217,9 +217,7 @@ class Participant:
         else:
             self.phase = Phase.TRAIN
             work = self.manifest.work
-            order = draw_order(
-                self.history, attempt, self.me, self.data, work.slices, work.sequences_per_slice
-            )
+            order = draw_order(self.history, attempt, self.me, self.data, work)
             effects.append(Train(self.slot, order, work.window_seconds))
         return [*effects, *self._retry_held()]
 

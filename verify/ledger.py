@@ -191,6 +191,9 @@ class Ledger:
             raise ValueError("this ledger was opened to be read")
         kept = 0
         try:
+            ((total,),) = self._db.execute("select coalesce(sum(length(content)), 0) from large")
+            if total <= keep_bytes:
+                return  # what is spared takes reading every entry to tell
             others = "from large where digest not in (select sha256 from entry where kind = ?)"
             sizes = self._db.execute(f"select id, length(content) {others} order by id desc", (spared,))
             for number, size in sizes.fetchall():

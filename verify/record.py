@@ -591,20 +591,21 @@ def union_of_statements(history: History, carried: Iterable[Sequence[bytes]]) ->
             chosen.setdefault(history.subject(raw), raw)
         except MessageRefused:
             continue  # it was admissible where it was signed, at another height; the record goes without
-    joins = {raw for raw in chosen.values() if domain_of(raw) == Join.DOMAIN}
-    late = joins - set(history.taken(joins))
-    kept = in_fair_order({subject: raw for subject, raw in chosen.items() if raw not in late})
-    return tuple(sorted(kept[:MOST_CARRIED]))
+    return tuple(sorted(in_fair_order(history, chosen)[:MOST_CARRIED]))
 
 
-def in_fair_order(statements: Mapping[Subject, bytes]) -> list[bytes]:
+def in_fair_order(history: History, statements: Mapping[Subject, bytes]) -> list[bytes]:
     """Which go first where not all fit: everybody's first of each kind before anybody's second, judgements
-    before the rest; of one signer no more than `MOST_OF_ONE`."""
+    before the rest; of one signer no more than `MOST_OF_ONE`, and no joins but those that are taken."""
+    joins = {raw for subject, raw in statements.items() if subject[0] == Join.DOMAIN}
+    late = joins - set(history.taken(joins))
     of_one: Counter[tuple[str, PeerID]] = Counter()
     in_all: Counter[PeerID] = Counter()
     ranked: list[tuple[int, int, bytes, PeerID]] = []
     for subject, raw in sorted(statements.items(), key=lambda item: item[1]):
         domain, signer = subject[:2]
+        if raw in late:
+            continue
         ranked.append((of_one[domain, signer], RANK[domain], raw, signer))
         of_one[domain, signer] += 1
     kept: list[bytes] = []

@@ -91,10 +91,9 @@ class Attacker(Peer):
         )
 
     def _order_of(self, other: PeerID) -> Order:
-        machine, work = self.machine, self.manifest.work
+        machine = self.machine
         view = DataView(machine.data.count, machine.data.root)
-        sequences = work.sequences_per_slice
-        return draw_order(machine.history, machine.attempt, other, view, work.slices, sequences)
+        return draw_order(machine.history, machine.attempt, other, view, self.manifest.work)
 
     def _carry_out(self, effect: Effect) -> None:
         session = self.machine.session

@@ -208,8 +208,7 @@ def reexecute(
     if case.against not in history.roster or advert.snapshot != history.snapshot:
         return None
     view = DataView(advert.data_count, advert.data_root)
-    work = manifest.work
-    order = draw_order(history, advert.attempt, case.against, view, work.slices, work.sequences_per_slice)
+    order = draw_order(history, advert.attempt, case.against, view, manifest.work)
     if case.kind == "order":
         return order.digest() != opening.order
     if state_dir is None or importlib.util.find_spec("torch") is None:
@@ -620,8 +619,8 @@ def replays_of(found: RoundView, run: bytes, state_dir: Path) -> tuple[list[Repl
         member = session.members[peer_id]
         if member.data_root is not None:
             missing.append(f"the text of {peer_id}, which is its own")
-        data, work = DataView(member.data_count, member.data_root), manifest.work
-        order = draw_order(before, record.attempt, peer_id, data, work.slices, work.sequences_per_slice)
+        data = DataView(member.data_count, member.data_root)
+        order = draw_order(before, record.attempt, peer_id, data, manifest.work)
         replays.append(Replay(run, peer_id, order, member.weight, manifest, state_dir))
     return replays, missing
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 
 from proto.energy import EnergyClaim
 from swarm.energy.account import NETWORK, EnergyAccount, EnergyReport
+from swarm.energy.claims import MILLI
 from swarm.energy.reading import PHASES, Energy, Kind, as_one
 
-MILLI = 1000
 NOTHING = EnergyClaim(
     source="nothing was read yet",
     uncertainty=0,

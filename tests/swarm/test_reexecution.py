@@ -47,7 +47,8 @@ def test_what_was_computed_is_found_again_and_what_was_not_is_found_out(tmp_path
     assert genesis is not None
     history, manifest = History.begin(genesis), parse_manifest(path.read_bytes())
     data = load_dataset(manifest, path=text, cache=tmp_path / "state" / "cache")
-    order = draw_order(history, 0, identity.peer_id, DataView(len(data.sequences)), 1, 2)
+    order = draw_order(history, 0, identity.peer_id, DataView(len(data.sequences)), manifest.work)
+    assert (len(order.slices), len(order.slices[0])) == (1, 2)
 
     async def work() -> np.ndarray:
         compute = Compute(manifest, data, run_dir / "snapshots")
