@@ -24,10 +24,11 @@ from secagg.messages import (
 )
 from swarm.manifest import Manifest, parse_manifest
 from swarm.rules import terms
+from verify.carrying import union_of_statements
 from verify.identity import Identity
 from verify.ledger import Ledger
 from verify.lottery import attempt_seed, draw_checks, in_turn, session_beacon
-from verify.record import Decided, Genesis, History, Record, Vote, median, run_id, union_of_statements
+from verify.record import Decided, Genesis, History, Record, Vote, median, run_id
 from verify.sketch import WIDTH
 from verify.standing import Verdict
 from verify.statement import sign
@@ -152,6 +153,7 @@ class SyntheticRun:
             data=(),
             heads=tuple((peer, *self._head) for peer in self.members),
             energy=(),
+            cells=(),
             statements=union_of_statements(history, [self._verdicts]),
         )
         vote = Vote(run=self.run, round=record.round, attempt=0, view=0, step=1, value=record.digest())

@@ -50,7 +50,9 @@ SHARE_BYTES = 33
 SEALED_BYTES = 2 * SHARE_BYTES + 16
 Sealed = Annotated[bytes, Field(max_length=SEALED_BYTES)]
 Statement = Annotated[bytes, Field(max_length=MAX_STATEMENT)]
-Weight = Annotated[int, Field(ge=1, le=1 << 16)]
+Weight = Annotated[int, Field(ge=0, le=1 << 16)]
+MAX_SHARDS = 32
+ShardIndex = Annotated[int, Field(ge=0, lt=MAX_SHARDS)]
 
 
 class Advert(Message):
@@ -61,10 +63,10 @@ class Advert(Message):
     run: Digest
     round: Count
     attempt: Count
-    shard: Count
+    shard: ShardIndex
     snapshot: Digest
     sequence: Count  # a new try at meeting is a new number, not an equivocation
-    weight: Weight  # slices done
+    weight: Weight  # slices done; none only where chains are made, of several shards
     tokens: Count
     commitment: Digest  # over order, weight and update, signed before anyone knows who will be checked
     seed_commitment: Digest  # of this member's part of the next beacon

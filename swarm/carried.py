@@ -5,7 +5,8 @@ import itertools
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from secagg.messages import MAX_STATEMENT
-from verify.record import MOST_CARRIED, MOST_OF_ONE, History, Join, Subject, binds, in_fair_order
+from verify.carrying import binds, in_fair_order
+from verify.record import MOST_CARRIED, MOST_OF_ONE, History, Join, Subject
 
 MOST_JOINS = 256
 """Joins that are kept, at most: anyone may hand one in."""

@@ -62,7 +62,7 @@ def found(
     check_openings(manifest, layout)
     snapshot = first_snapshot(layout, read_vector(model, layout), manifest.aggregation.initial_scale)
     created = int(time.time() * 1000)
-    genesis = sign(identity, terms(manifest, raw, identity.peer_id, snapshot.hash, shared, created))
+    genesis = sign(identity, terms(manifest, raw, identity.peer_id, [snapshot.hash], shared, created))
     run = run_id(genesis)
     store = Store(state_dir, run)
     progress("writing the first snapshot")

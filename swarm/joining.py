@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from proto.canonical import PeerID
 from secagg.ring import NonFinite
 from swarm.compute import Compute
 from swarm.directory import Directory
@@ -12,7 +13,7 @@ from swarm.net.rpc import Refused, Unreachable
 from swarm.order import Order
 from swarm.round import Participant
 from swarm.snapshot import SnapshotCorrupt
-from verify.record import Decided, Recovery
+from verify.record import Decided, History, Recovery
 from verify.statement import sign
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,11 @@ def enrolment(machine: Participant) -> bytes | None:
     if history.moved or len(members) < needed or history.genesis.stewards != (machine.me,):
         return None
     recovery = Recovery(
-        run=history.run, round=history.round + 1, previous=history.head, members=tuple(members)
+        run=history.run,
+        round=history.round + 1,
+        previous=history.head,
+        members=tuple(members),
+        shards=_spread(history, members),
     )
     return Decided(
         round=recovery.round,
@@ -81,3 +86,15 @@ def enrolment(machine: Participant) -> bytes | None:
         body=recovery.encode(),
         votes=(sign(machine.identity, recovery),),
     ).encode()
+
+
+def _spread(history: History, members: list[PeerID]) -> tuple[int, ...]:
+    """The shard of each member in a run of several: newcomers hold what fewest do."""
+    held = [len(cell) for cell in history.cells]
+    shards: list[int] = []
+    for peer in members if history.shards else ():
+        known = peer in history.roster
+        shard = history.shard_of(peer) if known else held.index(min(held))
+        held[shard] += not known
+        shards.append(shard)
+    return tuple(shards)

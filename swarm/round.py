@@ -63,6 +63,7 @@ from swarm.order import DataView, Order, draw_order, trial_order
 from swarm.rules import evidence_rules
 from verify import agreement as voting
 from verify.agreement import Agreement
+from verify.carrying import union_of_statements
 from verify.evidence import Rules as EvidenceRules
 from verify.identity import Identity
 from verify.lottery import attempt_seed, in_turn, session_beacon
@@ -77,7 +78,6 @@ from verify.record import (
     energy_of,
     median,
     thresholds,
-    union_of_statements,
     void_value,
 )
 from verify.standing import Judgement, Verdict
@@ -462,6 +462,7 @@ class Participant:
             round=self.history.round if order is None else order.round,
             data_root=self.data.root,
             data_count=self.data.count if own else 0,
+            shard=self.shard,
             invitation=invitation,
             trial=trial,
         )
@@ -614,6 +615,7 @@ class Participant:
             ),
             heads=tuple((peer, advert.head_size, advert.head_root) for peer, advert in named),
             energy=energy_of((peer, advert.energy) for peer, advert in named),
+            cells=(),
             statements=union_of_statements(self.history, [vote.statements for _, vote in done.votes]),
         )
         return [Apply(self.slot, done.total, sum(weights))]

@@ -3,6 +3,8 @@
 The promise: no torch here, so that peers and auditors read a run in the same way.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from proto.canonical import PeerID
@@ -10,7 +12,7 @@ from proto.errors import SwarmError
 from secagg.ring import BLOCK, CHUNK, check_sum
 from swarm.manifest import Manifest, parse_manifest
 from verify.evidence import EvidenceRefused, Rules
-from verify.record import Genesis
+from verify.record import Genesis, whole
 
 
 class TermsDiffer(SwarmError):
@@ -33,12 +35,19 @@ def evidence_rules(manifest: Manifest, chunk: int = CHUNK) -> Rules:
 
 
 def terms(
-    manifest: Manifest, raw: bytes, founder: PeerID, snapshot: bytes, data: bytes | None, created: int
+    manifest: Manifest,
+    raw: bytes,
+    founder: PeerID,
+    snapshots: Sequence[bytes],
+    data: bytes | None,
+    created: int,
 ) -> Genesis:
-    """The genesis that a founder signs for a manifest. `created`: Unix time in ms."""
+    """The genesis that a founder signs for a manifest. `snapshots`: of each shard; `created`: Unix ms."""
+    several = tuple(snapshots) if len(snapshots) > 1 else ()
     return Genesis(
         manifest=raw,
-        snapshot=snapshot,
+        snapshot=whole(several) if several else snapshots[0],
+        shards=several,
         data=data,
         founder=founder,
         members=tuple(sorted({founder, *manifest.run.founding_peers})),
@@ -56,7 +65,12 @@ def terms(
 def read_terms(genesis: Genesis) -> Manifest:
     """The manifest in a genesis, whose terms are the genesis's own. Raises ManifestRefused, TermsDiffer."""
     given = parse_manifest(genesis.manifest)
-    same = terms(given, genesis.manifest, genesis.founder, genesis.snapshot, genesis.data, genesis.created)
+    snapshots = genesis.shards or (genesis.snapshot,)
+    if len(snapshots) != given.model.shards:
+        raise TermsDiffer(
+            f"genesis has {len(snapshots)} shards, its manifest {given.model.shards}: do not join this run"
+        )
+    same = terms(given, genesis.manifest, genesis.founder, snapshots, genesis.data, genesis.created)
     for name in Genesis.model_fields:
         said, meant = getattr(genesis, name), getattr(same, name)
         if said != meant:

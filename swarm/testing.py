@@ -173,6 +173,7 @@ class VirtualSwarm:
         genesis = Genesis(
             manifest=b"virtual",
             snapshot=tagged_hash("virtual-snapshot"),
+            shards=(),
             data=bytes(32),
             founder=founder.peer_id,
             members=members,

@@ -16,7 +16,7 @@ from pydantic import FailFast, Field
 from proto.canonical import MAX_MESSAGE, Count, Digest, Message, PeerID, tagged_hash
 from proto.energy import EnergyClaim, EnergyKind
 from proto.errors import MessageRefused, SwarmError
-from secagg.messages import MAX_CELL, MAX_STATEMENT, Each, Some, Weight
+from secagg.messages import MAX_CELL, MAX_SHARDS, MAX_STATEMENT, Each, ShardIndex, Some, Weight
 from verify.lottery import ALTERNATES, checkers, drawn_slice, in_turn
 from verify.probation import Probation
 from verify.sketch import Sketch
@@ -40,9 +40,11 @@ REMEMBERED = 8
 Subject = tuple[str, ...]
 """What a statement is about: a record carries one for each."""
 
+P = TypeVar("P")
 M = TypeVar("M", bound=Message)
 S = TypeVar("S", Verdict, Judgement)
 Raw = Annotated[bytes, Field(max_length=MAX_STATEMENT)]
+Shards = Annotated[tuple[P, ...], Field(max_length=MAX_SHARDS), FailFast()]
 
 
 class RecordRefused(MessageRefused):
@@ -61,6 +63,7 @@ class Genesis(Message):
 
     manifest: Annotated[bytes, Field(max_length=65_536)]
     snapshot: Digest
+    shards: Shards[Digest]  # each shard's snapshot, of which `snapshot` is the `whole`; none: one shard
     data: Digest | None  # the shared data set; None where peers bring their own
     founder: PeerID
     members: Some[PeerID]
@@ -86,13 +89,15 @@ class Invitation(Message):
 class Join(Message):
     """A peer asks to be in the roster. With data of its own it commits to them here.
 
-    `trial`: a sketch of each slice that the beacon of record `round` makes up for it, while on probation.
+    `shard`: what it will hold. `trial`: a sketch of each slice that the beacon of record `round` makes up for
+    it, while on probation.
     """
 
     DOMAIN: ClassVar[str] = "join"
 
     run: Digest
     round: Count  # the last record the peer has seen
+    shard: ShardIndex
     data_root: Digest | None
     data_count: Count
     invitation: Annotated[bytes, Field(max_length=1024)] | None
@@ -108,8 +113,30 @@ class Goodbye(Message):
     round: Count
 
 
+class Move(Message):
+    """A peer of the roster will hold another shard after the next record."""
+
+    DOMAIN: ClassVar[str] = "move"
+
+    run: Digest
+    round: Count
+    shard: ShardIndex
+
+
+class Cell(Message):
+    """What became of one shard in a round: its cell's session, who survived it, and where it led."""
+
+    DOMAIN: ClassVar[str] = "cell"
+
+    session: Digest
+    survivors: Some[PeerID]
+    snapshot: Digest
+    beacon: Digest
+
+
 class Record(Message):
-    """The agreed outcome of a round."""
+    """The agreed outcome of a round. In a run of several shards `cells` has one for each, and `session`,
+    `snapshot` and `beacon` are the `whole` of theirs; `survivors` and `weights` are those of all."""
 
     DOMAIN: ClassVar[str] = "record"
     MOST_BYTES: ClassVar[int] = MAX_MESSAGE
@@ -129,7 +156,18 @@ class Record(Message):
     data: Each[tuple[PeerID, Digest, Count]]  # own, first seen
     heads: Each[tuple[PeerID, Count, Digest]]  # size and root of each survivor's ledger, from its advert
     energy: Each[tuple[PeerID, EnergyKind, Count | None, Count]]  # claimed so far: mJ, network bytes
+    cells: Shards[Cell]
     statements: Annotated[tuple[Raw, ...], Field(max_length=MOST_CARRIED), FailFast()]
+
+    @property
+    def sessions(self) -> tuple[Cell, ...]:
+        """What was drawn of each session: one, or those of all shards."""
+        one = {name: getattr(self, name) for name in Cell.model_fields}
+        return self.cells or (Cell(**one),)
+
+    def cell_of(self, session: bytes) -> Cell | None:
+        """What this record says of a session; None if it is none of its own."""
+        return next((cell for cell in self.sessions if cell.session == session), None)
 
 
 class Recovery(Message):
@@ -141,6 +179,7 @@ class Recovery(Message):
     round: Annotated[int, Field(ge=1, lt=1 << 40)]
     previous: Digest
     members: Some[PeerID]
+    shards: Each[ShardIndex]  # of each member in a run of several shards; else none
 
 
 class Vote(Message):
@@ -170,17 +209,14 @@ class Decided(Message):
     votes: Each[Annotated[bytes, Field(max_length=4096)]]
 
 
-RANK = {Judgement.DOMAIN: 0, Goodbye.DOMAIN: 1, Join.DOMAIN: 1, Verdict.DOMAIN: 2}
-"""Which statements come first where not all fit, by the first word of their subject."""
-
-
 @dataclass(frozen=True)
 class Standing:
-    """A roster member: records missed in a row, and the commitment to its own data (None: shared)."""
+    """A roster member: records missed in a row, the commitment to its own data (None: shared), its shard."""
 
     missed: int = 0
     data_root: bytes | None = None
     data_count: int = 0
+    shard: int = 0
 
 
 Roster = Mapping[PeerID, Standing]
@@ -227,6 +263,11 @@ def run_id(signed_genesis: bytes) -> bytes:
     return tagged_hash("run", signed_genesis)
 
 
+def whole(parts: Sequence[bytes]) -> bytes:
+    """One name for what all shards have one of: snapshots, sessions, beacons."""
+    return tagged_hash("shards", *parts)
+
+
 def void_value(run: bytes, round_: int, attempt: int) -> bytes:
     """What is voted for when an attempt came to nothing."""
     return tagged_hash("void", run, round_.to_bytes(8, "big"), attempt.to_bytes(8, "big"))
@@ -243,6 +284,7 @@ class History:
     moved: int = 0  # records that moved the snapshot
     head: bytes = b""
     snapshot: bytes = b""
+    shards: tuple[bytes, ...] = ()  # each shard's snapshot; none: one shard
     beacon: bytes = b""
     last: Record | None = None
     changed: Mapping[PeerID, int] = field(default_factory=dict)  # record in which a peer last came or went
@@ -269,10 +311,13 @@ class History:
         members = genesis.members
         if list(members) != sorted(set(members)) or len(members) > genesis.largest_cell:
             raise RecordRefused("genesis: members must be distinct, in order, and fit the largest cell")
-        roster = {member: Standing() for member in genesis.members}
+        shards = genesis.shards
+        if shards and (len(shards) < 2 or whole(shards) != genesis.snapshot):
+            raise RecordRefused("genesis: its snapshot is not the whole of two shards or more")
+        roster = {peer: Standing(shard=at % max(1, len(shards))) for at, peer in enumerate(members)}
         proved = frozenset(members)
         beacon = tagged_hash("beacon", name)
-        return cls(name, genesis, roster, 0, 0, name, genesis.snapshot, beacon, proved=proved)
+        return cls(name, genesis, roster, 0, 0, name, genesis.snapshot, shards, beacon, proved=proved)
 
     @property
     def members(self) -> tuple[PeerID, ...]:
@@ -282,6 +327,27 @@ class History:
     @property
     def quorum(self) -> int:
         return quorum(len(self.roster))
+
+    def cell(self, shard: int) -> tuple[PeerID, ...]:
+        """The members that hold a shard, in order."""
+        return tuple(peer for peer in self.members if self.roster[peer].shard == shard)
+
+    @property
+    def cells(self) -> tuple[tuple[PeerID, ...], ...]:
+        """The members of each shard."""
+        return tuple(self.cell(shard) for shard in range(max(1, len(self.shards))))
+
+    def shard_of(self, peer: PeerID) -> int:
+        """The shard that a peer holds; 0 for whoever is not in the roster."""
+        return self.roster.get(peer, Standing()).shard
+
+    def snapshot_of(self, shard: int) -> bytes:
+        """The name of a shard's snapshot."""
+        return self.shards[shard] if self.shards else self.snapshot
+
+    def peers_of(self, peer: PeerID) -> int:
+        """How many members can compute what `peer` does: its cell, or all, where it is not known any more."""
+        return len(self.cell(self.shard_of(peer)) if peer in self.roster else self.roster)
 
     def is_proved(self, peer: PeerID) -> bool:
         """Whether a join of `peer` takes it in: it was a member before, or has done its probation."""
@@ -332,11 +398,12 @@ class History:
             moved=self.moved + 1,
             head=record.digest(),
             snapshot=record.snapshot,
+            shards=tuple(cell.snapshot for cell in record.cells),
             beacon=record.beacon,
             last=record,
             changed=self._changes(roster),
             conduct=conduct,
-            sessions=dict([*self.sessions.items(), (record.session, record)][-REMEMBERED:]),
+            sessions=self._next_sessions(record),
         )
 
     def check_certificate(self, decided: Decided, value: bytes) -> None:
@@ -362,12 +429,8 @@ class History:
 
     def admits(self, raw: bytes) -> PeerID:
         """The peer whose join or goodbye this is, if the next record may carry it. Raises RecordRefused."""
-        if domain_of(raw) == Goodbye.DOMAIN:
-            goodbye = open_signed(raw, Goodbye)
-            self._check_fresh(goodbye.signer, goodbye.message.run, goodbye.message.round)
-            if goodbye.signer not in self.roster:
-                raise RecordRefused(f"goodbye: {goodbye.signer} is not in the roster")
-            return goodbye.signer
+        if domain_of(raw) in (Goodbye.DOMAIN, Move.DOMAIN):
+            return self._check_member(raw, Goodbye if domain_of(raw) == Goodbye.DOMAIN else Move)
         join = open_signed(raw, Join)
         self._check_fresh(join.signer, join.message.run, join.message.round)
         if join.signer in self.roster:
@@ -379,8 +442,27 @@ class History:
             self._check_invitation(join.message.invitation, join.signer)
         elif join.message.invitation is not None:
             raise RecordRefused("join: this run asks for no invitation; leave it out")
+        self._check_shard("join", join.message.shard)
         self._check_trial(join.signer, join.message)
         return join.signer
+
+    def _check_member(self, raw: bytes, kind: type[Goodbye | Move]) -> PeerID:
+        """The member that says goodbye or moves. Raises RecordRefused."""
+        said = open_signed(raw, kind)
+        self._check_fresh(said.signer, said.message.run, said.message.round)
+        if said.signer not in self.roster:
+            raise RecordRefused(f"{kind.DOMAIN}: {said.signer} is not in the roster")
+        if isinstance(said.message, Move):
+            self._check_shard(kind.DOMAIN, said.message.shard)
+            if len(self.cell(self.shard_of(said.signer))) == 1:
+                raise RecordRefused(
+                    f"move: nobody but {said.signer} holds shard {self.shard_of(said.signer)}"
+                )
+        return said.signer
+
+    def _check_shard(self, what: str, shard: int) -> None:
+        if not shard < max(1, len(self.shards)):
+            raise RecordRefused(f"{what}: shard {shard} of {max(1, len(self.shards))}")
 
     def _check_trial(self, peer: PeerID, join: Join) -> None:
         if self.is_proved(peer):
@@ -443,13 +525,14 @@ class History:
         Who could not make a peer answer may always say so: it takes more than c of them.
         """
         record = self.sessions.get(verdict.session) if verdict.outcome != "silent" else None
-        if record is None:
+        cell = None if record is None else record.cell_of(verdict.session)
+        if record is None or cell is None:
             return
         weights, checked = dict(zip(record.survivors, record.weights, strict=True)), verdict.checked
-        drawn = checkers(record.beacon, record.survivors, checked)[:ALTERNATES]
-        if checked not in weights or signer not in drawn:
+        drawn = checkers(cell.beacon, cell.survivors, checked)[:ALTERNATES]
+        if checked not in cell.survivors or signer not in drawn or not weights[checked]:
             raise RecordRefused(f"verdict: {signer} was not drawn to look at {checked}")
-        wanted = drawn_slice(record.beacon, checked, weights[checked])
+        wanted = drawn_slice(cell.beacon, checked, weights[checked])
         if verdict.slice != wanted:
             what = f"slice {verdict.slice} of {checked}, slice {wanted} was drawn"
             raise RecordRefused(f"verdict: {signer} looked at {what}")
@@ -477,6 +560,7 @@ class History:
             raise RecordRefused("record: one ledger head for each survivor")
         if not {peer for peer, *_ in record.energy} <= set(survivors):
             raise RecordRefused("record: energy of who is no survivor")
+        self._check_cells(record)
         subjects = [self.subject(raw) for raw in record.statements]
         if len(set(subjects)) != len(subjects) or list(record.statements) != sorted(record.statements):
             raise RecordRefused("record: statements must be of distinct subjects and in order")
@@ -489,6 +573,30 @@ class History:
             raise RecordRefused(
                 f"record: {len(joins)} joins; at most {newcomers(size)} are let in and {trials(size)} tried"
             )
+
+    def _check_cells(self, record: Record) -> None:
+        """One cell a shard, of its own members; all shards have done the same slices (docs/shards.md)."""
+        if len(record.cells) != len(self.shards):
+            raise RecordRefused(f"record: {len(record.cells)} cells, the run has {len(self.shards)}")
+        if not record.cells:
+            if not all(record.weights):
+                raise RecordRefused("record: a survivor without a slice")
+            return
+        weights = dict(zip(record.survivors, record.weights, strict=True))
+        for shard, cell in enumerate(record.cells):
+            mine = [peer for peer in record.survivors if self.roster[peer].shard == shard]
+            if list(cell.survivors) != mine:
+                raise RecordRefused(f"record: the survivors of shard {shard} are not those of its cell")
+        done = [sum(weights[peer] for peer in cell.survivors) for cell in record.cells]
+        if len(set(done)) != 1 or not done[0]:
+            raise RecordRefused(f"record: the shards did {done} slices; each must have done the same")
+        for name in ("session", "snapshot", "beacon"):
+            if getattr(record, name) != whole([getattr(cell, name) for cell in record.cells]):
+                raise RecordRefused(f"record: its {name} is not the whole of its cells'")
+
+    def _next_sessions(self, record: Record) -> Mapping[bytes, Record]:
+        named = [(cell.session, record) for cell in record.sessions]
+        return dict([*self.sessions.items(), *named][-REMEMBERED * len(named) :])
 
     def _said_in(self, record: Record, kind: type[M]) -> list[tuple[PeerID, M]]:
         signed = (open_signed(raw, kind) for raw in record.statements if domain_of(raw) == kind.DOMAIN)
@@ -510,7 +618,7 @@ class History:
             record.survivors,
             self.sessions,
             self.roster,
-            colluders(len(self.roster)),
+            lambda peer: colluders(len(self.roster) if peer is None else self.peers_of(peer)),
             self.genesis.strikes,
         )
 
@@ -521,16 +629,22 @@ class History:
             missed = 0 if peer in record.survivors else standing.missed + 1
             if missed < self.genesis.suspend_after and peer not in bans:
                 root, count = own.get(peer, (standing.data_root, standing.data_count))
-                roster[peer] = Standing(missed, root, count)
+                roster[peer] = Standing(missed, root, count, standing.shard)
         for raw in record.statements:
             domain = domain_of(raw)
             if domain == Goodbye.DOMAIN:
                 roster.pop(open_signed(raw, Goodbye).signer, None)
+            elif domain == Move.DOMAIN:
+                moved = open_signed(raw, Move)
+                # Of two that leave a shard at once one stays.
+                if moved.signer in roster and _others(roster, moved.signer):
+                    roster[moved.signer] = replace(roster[moved.signer], shard=moved.message.shard)
             elif domain == Join.DOMAIN and len(roster) < self.genesis.largest_cell:
                 join = open_signed(raw, Join)
                 if join.signer in bans or not self.is_proved(join.signer):
                     continue  # banned since this very record, or on trial
-                roster[join.signer] = Standing(0, join.message.data_root, join.message.data_count)
+                said = join.message
+                roster[join.signer] = Standing(0, said.data_root, said.data_count, said.shard)
         return roster
 
     def _changes(self, roster: Roster) -> Mapping[PeerID, int]:
@@ -556,7 +670,15 @@ class History:
         banned = set(members) & set(self.conduct.bans)
         if banned:
             raise RecordRefused(f"recovery: {min(banned)} is banned; leave it out")
-        roster = {peer: replace(self.roster.get(peer, Standing()), missed=0) for peer in recovery.members}
+        shards = recovery.shards
+        if len(shards) != (len(members) if self.shards else 0) or not all(
+            s < len(self.shards) for s in shards
+        ):
+            raise RecordRefused("recovery: a shard of the run for each member, or none where it has one")
+        roster = {
+            peer: replace(self.roster.get(peer, Standing()), missed=0, shard=shard)
+            for peer, shard in zip(members, shards or [0] * len(members), strict=True)
+        }
         return replace(
             self,
             roster=roster,
@@ -568,6 +690,11 @@ class History:
         )
 
 
+def _others(roster: Roster, peer: PeerID) -> bool:
+    """Whether somebody else holds the shard of `peer`."""
+    return any(other != peer and one.shard == roster[peer].shard for other, one in roster.items())
+
+
 def energy_of(
     claims: Iterable[tuple[PeerID, EnergyClaim | None]],
 ) -> tuple[tuple[PeerID, EnergyKind, int | None, int], ...]:
@@ -577,56 +704,6 @@ def energy_of(
         for peer, claim in claims
         if claim is not None
     )
-
-
-def union_of_statements(history: History, carried: Iterable[Sequence[bytes]]) -> tuple[bytes, ...]:
-    """What a record must carry: all that is admissible, one a subject, in order.
-
-    Where it is more than a record holds, judgements come first, and verdicts last.
-    """
-    chosen: dict[Subject, bytes] = {}
-    said = {raw for statements in carried for raw in statements}
-    for raw in sorted(said, key=lambda raw: (not binds(raw), raw)):
-        try:
-            chosen.setdefault(history.subject(raw), raw)
-        except MessageRefused:
-            continue  # it was admissible where it was signed, at another height; the record goes without
-    return tuple(sorted(in_fair_order(history, chosen)[:MOST_CARRIED]))
-
-
-def in_fair_order(history: History, statements: Mapping[Subject, bytes]) -> list[bytes]:
-    """Which go first where not all fit: everybody's first of each kind before anybody's second, judgements
-    before the rest; of one signer no more than `MOST_OF_ONE`, and no joins but those that are taken."""
-    joins = {raw for subject, raw in statements.items() if subject[0] == Join.DOMAIN}
-    late = joins - set(history.taken(joins))
-    of_one: Counter[tuple[str, PeerID]] = Counter()
-    in_all: Counter[PeerID] = Counter()
-    ranked: list[tuple[int, int, bytes, PeerID]] = []
-    for subject, raw in sorted(statements.items(), key=lambda item: item[1]):
-        domain, signer = subject[:2]
-        if raw in late:
-            continue
-        ranked.append((of_one[domain, signer], RANK[domain], raw, signer))
-        of_one[domain, signer] += 1
-    kept: list[bytes] = []
-    for _, _, raw, signer in sorted(ranked):
-        in_all[signer] += 1
-        if in_all[signer] <= MOST_OF_ONE:
-            kept.append(raw)
-    return kept
-
-
-def binds(raw: bytes) -> bool:
-    """Whether a statement cannot be taken back: that evidence holds, or what its author computed.
-
-    False, never an error, on anything that is neither.
-    """
-    try:
-        if domain_of(raw) == Judgement.DOMAIN:
-            return open_signed(raw, Judgement).message.holds
-        return domain_of(raw) == Verdict.DOMAIN and open_signed(raw, Verdict).message.sketch is not None
-    except MessageRefused:
-        return False
 
 
 def median(values: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ sketches more than c others contradict, each having computed the same slice, has
 it is banned too. A banned key stays banned.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal, TypeVar
@@ -35,6 +35,9 @@ MOST_OPEN = 8
 SILENCE = "silence"
 CONTRADICTED = "contradicted checks"
 FALSE_ACCUSATION = "false accusation"
+
+COMPUTED_AGAIN = {"update", "boundary"}
+"""Evidence that only who holds the same shard can judge."""
 
 K = TypeVar("K")
 Kind = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z ]+$")]
@@ -157,16 +160,20 @@ class Conduct:
         present: Iterable[PeerID],
         sessions: Collection[bytes],
         roster: Collection[PeerID],
-        may_collude: int,
+        may_collude: Callable[[PeerID | None], int],
         strikes: int,
     ) -> "Conduct":
         """The next value, at record `round_`. `present`: its survivors. All statements are admissible.
 
         `sessions`: of late records; what was passed in others is not counted. Only what members of `roster`
         said counts: one seat is one voice, however many keys sat in it.
-        `may_collude`: members that may lie together; at least two must agree, however small the roster.
+        `may_collude`: members that may lie together, of all (None) or of those who can compute what a peer
+        does; one more must agree, at least two, however small the roster.
         """
-        enough = max(2, may_collude + 1)
+
+        def enough(peer: PeerID | None = None) -> int:
+            return max(2, may_collude(peer) + 1)
+
         bans, passed, seen = dict(self.bans), dict(self.passed), _recent(self.seen, round_)
         complaints = {peer: _recent(said, round_) for peer, said in self.complaints.items()}
         here, seats = set(present), set(roster)
@@ -196,13 +203,13 @@ class Conduct:
                         contradicted.setdefault(other, {})[signer] = round_
                 computed[verdict.session, peer] = (*claims, (signer, round_, verdict.sketch))
         for peer, by in contradicted.items():
-            if len(by.keys() & seats) >= enough:
+            if len(by.keys() & seats) >= enough(peer):
                 bans.setdefault(peer, Ban(round_, CONTRADICTED, bytes(32)))
         for peer, said in complaints.items():
             signers = {signer for signer, _ in said} & seats
             sessions_of = {session for signer, session in said if signer in seats}
             # One outage loses two sessions, and is no strike; it is there again, and still answers nobody.
-            if peer in here and len(signers) >= enough and len(sessions_of) > OUTAGE:
+            if peer in here and len(signers) >= enough(peer) and len(sessions_of) > OUTAGE:
                 struck[peer] = (*struck.get(peer, ()), round_)
                 complaints[peer] = {}
                 if len(struck[peer]) >= strikes:
@@ -215,9 +222,10 @@ class Conduct:
         for charge, tally in list(judged.items()):
             name, kind, against = charge
             upheld, denied = (tally.saying(holds) & seats for holds in (True, False))
-            if len(upheld) >= enough:
+            needed = enough(against if kind in COMPUTED_AGAIN else None)
+            if len(upheld) >= needed:
                 bans.setdefault(against, Ban(round_, kind, name))
-            elif len(denied) >= enough:
+            elif len(denied) >= needed:
                 for liar in tally.saying(True):
                     bans.setdefault(liar, Ban(round_, FALSE_ACCUSATION, name))
             else:

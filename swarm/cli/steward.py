@@ -132,7 +132,8 @@ async def _recover(
             f"--keep names {len(set(keep))} peers: this run masks its updates and needs {SECURE_PEERS}; wait "
             "until more are back"
         )
-    recovery = Recovery(run=run, round=history.round + 1, previous=history.head, members=keep)
+    shards = tuple(history.shard_of(peer) for peer in keep) if history.shards else ()
+    recovery = Recovery(run=run, round=history.round + 1, previous=history.head, members=keep, shards=shards)
     mine = sign(signer, recovery)
     if out is not None:
         _write(out, mine)

@@ -21,16 +21,14 @@ from pydantic import FailFast, Field
 
 from proto.canonical import Count, Digest, Message, PeerID
 from proto.errors import MessageRefused
-from secagg.messages import Evidence
+from secagg.messages import MAX_SHARDS, Evidence, ShardIndex
 from swarm.shards.boundary import BoundaryRefused, Codec
 from verify.statement import open_signed
 
-MAX_SHARDS = 128
 MAX_LISTED = 4_096
 """Tensors under one signature."""
 Direction = Literal["forward", "backward"]
 Index = Annotated[int, Field(ge=0, lt=1 << 31)]
-ShardIndex = Annotated[int, Field(ge=0, lt=MAX_SHARDS)]
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], Field(min_length=1, max_length=MAX_LISTED), FailFast()]
 

@@ -349,7 +349,15 @@ def test_who_cheats_and_leaves_cannot_come_back() -> None:
     swarm.when(swarm.liar, Job, leave)
     assert swarm.goes_on() == {swarm.liar: "update"}
     history = swarm.machine(swarm.honest[0]).history
-    join = Join(run=history.run, round=history.round, data_root=None, data_count=0, invitation=None, trial=())
+    join = Join(
+        run=history.run,
+        round=history.round,
+        shard=0,
+        data_root=None,
+        data_count=0,
+        invitation=None,
+        trial=(),
+    )
     with pytest.raises(RecordRefused, match="banned since"):
         history.admits(swarm.sign(swarm.liar, join))
 
@@ -636,7 +644,13 @@ def test_any_number_of_strangers_that_ask_to_join_keeps_no_ban_away() -> None:
             for peer in swarm.honest:
                 machine = swarm.machine(peer)
                 one = Join(
-                    run=machine.history.run, round=0, data_root=None, data_count=0, invitation=None, trial=()
+                    run=machine.history.run,
+                    round=0,
+                    shard=0,
+                    data_root=None,
+                    data_count=0,
+                    invitation=None,
+                    trial=(),
                 )
                 with suppress(MessageRefused):
                     machine.carry(sign(key, one))
@@ -674,7 +688,15 @@ def test_a_banned_key_that_starts_again_is_told_so_and_let_in_by_nobody() -> Non
     assert swarm.goes_on() == {swarm.liar: "update"}
     assert swarm.peers[swarm.liar].banned
     history = swarm.machine(swarm.honest[0]).history
-    join = Join(run=history.run, round=history.round, data_root=None, data_count=0, invitation=None, trial=())
+    join = Join(
+        run=history.run,
+        round=history.round,
+        shard=0,
+        data_root=None,
+        data_count=0,
+        invitation=None,
+        trial=(),
+    )
     for peer in swarm.honest:
         with pytest.raises(RecordRefused, match="is banned since"):
             swarm.machine(peer).carry(swarm.sign(swarm.liar, join))

@@ -6,7 +6,8 @@ from tests.fuzz import seeds
 from tests.fuzz.mutate import Mutator, try_all
 from tests.verify import chain
 from tests.verify.chain import KEYS, PEERS
-from verify.record import Decided, History, union_of_statements
+from verify.carrying import union_of_statements
+from verify.record import Decided, History
 from verify.statement import sign
 
 HISTORY = seeds.grown()

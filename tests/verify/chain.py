@@ -20,6 +20,7 @@ def genesis_of(members: Sequence[PeerID], **changes: object) -> Genesis:
     fields: dict[str, object] = {
         "manifest": b"m",
         "snapshot": bytes([7]) * 32,
+        "shards": (),
         "data": bytes(32),
         "founder": members[0],
         "members": tuple(members),
@@ -58,6 +59,7 @@ def record_after(history: History, **changes: object) -> Record:
         "data": (),
         "heads": tuple((peer, 0, bytes(32)) for peer in survivors),  # type: ignore[attr-defined]
         "energy": (),
+        "cells": (),
         "statements": (),
     }
     return Record.model_validate(fields | changes)
@@ -89,7 +91,7 @@ def recovery(
     history: History, members: Sequence[PeerID], signers: Sequence[PeerID], **changes: object
 ) -> bytes:
     message = Recovery(
-        run=history.run, round=history.round + 1, previous=history.head, members=tuple(members)
+        run=history.run, round=history.round + 1, previous=history.head, members=tuple(members), shards=()
     )
     fields: dict[str, object] = {
         "round": message.round,
@@ -113,7 +115,15 @@ def join(
     trial: tuple[tuple[int, ...], ...] = (),
 ) -> bytes:
     at = history.round if round_ is None else round_
-    asked = Join(run=history.run, round=at, data_root=None, data_count=0, invitation=invitation, trial=trial)
+    asked = Join(
+        run=history.run,
+        round=at,
+        shard=0,
+        data_root=None,
+        data_count=0,
+        invitation=invitation,
+        trial=trial,
+    )
     return said(peer, asked)
 
 

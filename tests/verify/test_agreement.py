@@ -152,6 +152,7 @@ def history_of(peers: list[PeerID]) -> History:
     genesis = Genesis(
         manifest=b"",
         snapshot=bytes(32),
+        shards=(),
         data=None,
         founder=members[0],
         members=members,

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from tests.verify.chain import PEERS, begin, decided, goodbye, join, record_after, recovery, said
+from verify.carrying import union_of_statements
 from verify.probation import PATIENCE
-from verify.record import History, RecordRefused, colluders, newcomers, trials, union_of_statements
+from verify.record import History, RecordRefused, colluders, newcomers, trials
 from verify.sketch import WIDTH
 from verify.standing import LIFETIME, Verdict
 

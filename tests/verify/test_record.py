@@ -23,6 +23,7 @@ from tests.verify.chain import (
     void,
     votes_for,
 )
+from verify.carrying import union_of_statements
 from verify.record import (
     JOIN_LIFETIME,
     MOST_OF_ONE,
@@ -38,7 +39,6 @@ from verify.record import (
     newcomers,
     quorum,
     run_id,
-    union_of_statements,
     void_value,
 )
 from verify.standing import Judgement

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from proto.canonical import PeerID, tagged_hash
 from proto.errors import MessageRefused
 from tests.verify.chain import PEERS, begin, decided, follow, goodbye, join, record_after, recovery, said
+from verify.carrying import union_of_statements
 from verify.lottery import checkers
-from verify.record import History, RecordRefused, colluders, union_of_statements
+from verify.record import History, RecordRefused, colluders
 from verify.sketch import WIDTH
 from verify.standing import (
     CONTRADICTED,
@@ -86,7 +87,9 @@ def step(
             found.append((signer, each))
         except MessageRefused:
             continue
-    return conduct.after(round_, said_, found, present, sessions, roster, colluders(len(roster)), strikes)
+    return conduct.after(
+        round_, said_, found, present, sessions, roster, lambda peer: colluders(len(roster)), strikes
+    )
 
 
 # -- checkers that contradict each other -------------------------------------------------------------------
