@@ -72,18 +72,23 @@ class Post:
 
 @dataclass(frozen=True)
 class Activation:
-    """To the next shard: microbatch `microbatch`; its gradient is wanted."""
+    """To the next shard: microbatch `microbatch`; its gradient is wanted.
+
+    `signed`: with a slice's last one, the sender's `BoundaryList` over that slice; else nothing.
+    """
 
     microbatch: int
     tensor: bytes
+    signed: bytes = b""
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """To the shard before: the gradient of what it sent for a microbatch."""
+    """To the shard before: the gradient of what it sent for a microbatch. `signed`: as an activation's."""
 
     microbatch: int
     tensor: bytes
+    signed: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -286,9 +291,9 @@ class Chain:
             over = isinstance(message, Certificate)
             return [] if over else [Send(sender, Certificate(self.ended.statements))]
         match message:
-            case Activation(microbatch, tensor):
+            case Activation(microbatch, tensor, _):
                 return self._activation(sender, microbatch, tensor)
-            case Gradient(microbatch, tensor):
+            case Gradient(microbatch, tensor, _):
                 return self._gradient(sender, microbatch, tensor)
             case Probe():
                 return self._sign_of_life(sender)

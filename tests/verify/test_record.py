@@ -27,6 +27,7 @@ from verify.carrying import union_of_statements
 from verify.record import (
     JOIN_LIFETIME,
     MOST_OF_ONE,
+    Cell,
     Decided,
     History,
     Invitation,
@@ -178,6 +179,7 @@ FIELDS: dict[str, object] = {
     "data": ((PEERS[0], bytes(32), 1),),
     "heads": tuple((peer, 9, bytes(32)) for peer in PEERS[:4]),
     "energy": ((PEERS[0], "measured", 9, 9),),
+    "cells": (Cell(session=bytes(32), survivors=tuple(PEERS[:4]), snapshot=bytes(32), beacon=bytes(32)),),
     "statements": (b"x",),
 }
 
