@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proto.errors import SwarmError
+from swarm.batches import LOGITS
 from swarm.cli.common import show_size
 from swarm.manifest import Manifest
 from swarm.model import build_layout
 from swarm.snapshot import DiskFull, snapshot_bytes
-from swarm.work import LOGITS
 
 PROCESS_BYTES = 450 << 20
 """Python, torch, gRPC and the two child processes, before a model; measured."""
