@@ -75,6 +75,8 @@ def found(
         store = Store(state_dir, run)
         for file in files:
             file.replace(store.snapshots / file.name)
+    own = History.begin(genesis, run).shard_of(identity.peer_id)
+    (store.snapshots / files[own].name).touch()  # the newest: the others' are the first to be pruned
     store.save_genesis(genesis)
     return Founded(run, genesis, store)
 
