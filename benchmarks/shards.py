@@ -109,7 +109,7 @@ def expected(table: Model, count: int) -> float:
     layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.ffn_dim
     head = config.vocab_size * config.word_embed_proj_dim
     once = config.num_hidden_layers * layer + head
-    last = len(cut_of(config, count - 1, count).layers) * layer + head
+    last = len(cut_of(table, count - 1, count).layers) * layer + head
     return PASSES_LAST * once / (PASSES * (once - last) + PASSES_LAST * last)
 
 
