@@ -1,20 +1,24 @@
 """Streams over real sockets: order both ways, slow readers, broken links, and what is turned away."""
 
 import asyncio
+import itertools
 import os
 from collections.abc import Awaitable, Callable
+from typing import NoReturn, cast
 
 import grpc
 import pytest
 from net_peers import KeepingInbox, NetPeer
 
+from proto.canonical import PeerID
 from proto.edgeswarm_pb2 import Frame
 from proto.edgeswarm_pb2_grpc import MembersStub
 from swarm.net import rpc
 from swarm.net.members import MembersServer
 from swarm.net.rpc import MAX_WIRE_MESSAGE, Refused, Unreachable, open_channel
-from swarm.net.streams import MAX_FRAME, MAX_FRAME_HEADER
-from swarm.net.tls import channel_credentials
+from swarm.net.streams import MAX_FRAME, MAX_FRAME_HEADER, Streams
+from swarm.net.tls import TrustStore, channel_credentials
+from tests.verify.chain import PEERS
 
 MIB = bytes(1 << 20)
 MOST_BUFFERED = 40
@@ -197,29 +201,34 @@ def test_the_next_frame_reaches_a_peer_that_restarted() -> None:
 def test_streams_outlive_their_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections of 0.1 s, cut after 0.3 s: both speak on and never see it."""
     monkeypatch.setattr(rpc, "CONNECTION_AGE_MS", 100)
+    opened: list[PeerID] = []
+
+    async def counted(self: Streams, sender: PeerID, context: grpc.aio.ServicerContext) -> None:
+        opened.append(sender)
+        await answer(self, sender, context)
+
+    answer = Streams.answer
+    monkeypatch.setattr(Streams, "answer", counted)
 
     async def scene(a: NetPeer, b: NetPeer) -> None:
-        streams = 0
-        answer = b.streams.answer
+        numbers = itertools.count()
 
-        async def counted(*given: object) -> None:
-            nonlocal streams
-            streams += 1
-            await answer(*given)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(b.streams, "answer", counted)
-        sent = 0
-        while streams < 5:
+        async def both_speak() -> None:
+            header = b"%09d" % next(numbers)
             await asyncio.gather(
-                a.client.speak(b.peer_id, b"%06d" % sent, bytes(9_000)),
-                b.client.speak(a.peer_id, b"%06d" % sent, bytes(9_000)),
+                a.client.speak(b.peer_id, header, bytes(9_000)),
+                b.client.speak(a.peer_id, header, bytes(9_000)),
             )
-            sent += 1
-        for sender, receiver in ((a, b), (b, a)):
-            await sender.client.speak(receiver.peer_id, b"last", b"")
-            came = await receiver.inbox.frames_from(sender.peer_id, b"last")
-            assert came[:-1] == sorted(came[:-1])
-            assert len(set(came)) > sent / 2
+
+        while len(opened) < 6:
+            await both_speak()
+        for receiver in (a, b):
+            receiver.inbox.frames.clear()
+        while not (a.inbox.frames and b.inbox.frames):  # whatever was under way is lost
+            await both_speak()
+        for receiver in (a, b):
+            came = [header for _, header, _ in receiver.inbox.frames]
+            assert came == sorted(came)
 
     with_two(scene)
 
@@ -361,3 +370,110 @@ def test_a_client_that_closes_can_speak_again() -> None:
         assert [header for _, header, _ in b.inbox.frames] == [b"one", b"two"]
 
     with_two(scene)
+
+
+def test_a_connection_that_is_closed_under_a_speaker_is_no_cancellation() -> None:
+    async def scene(a: NetPeer, b: NetPeer) -> None:
+        b.inbox.takes_frames.clear()
+        speaking = asyncio.create_task(fill(a, b, []))
+        await asyncio.wait([speaking], timeout=0.5)
+        await a.client.close()
+        with pytest.raises(Unreachable, match="took nothing for 1 s"):
+            await speaking
+
+    with_two(scene, a_waits=1.0)
+
+
+# -- what sockets do only sometimes -------------------------------------------------------------------------
+
+
+class Call:
+    """The server's end of a call, by hand: `comes` is what its client sends; it takes nothing."""
+
+    def __init__(self) -> None:
+        self.comes: asyncio.Queue[Frame] = asyncio.Queue()
+        self.writes = 0
+
+    async def send_initial_metadata(self, _: object) -> None:
+        pass
+
+    async def read(self) -> Frame:
+        return await self.comes.get()
+
+    async def write(self, _: Frame) -> None:
+        self.writes += 1
+        await asyncio.Event().wait()
+
+
+class TrustsAll:
+    """A store that takes every caller for one peer, and knows no addresses."""
+
+    def caller(self, _: object) -> PeerID:
+        return PEERS[0]
+
+    def record(self, _: PeerID) -> None:
+        return None
+
+
+class OneAtATime:
+    """Takes frames when it is let, and notices two at once."""
+
+    def __init__(self) -> None:
+        self.came: list[bytes] = []
+        self.may_go_on = asyncio.Event()
+        self._busy = False
+
+    async def on_frame(self, _sender: PeerID, header: bytes, _tensor: bytes) -> None:
+        assert not self._busy
+        self.came.append(header)
+        self._busy = True
+        await self.may_go_on.wait()
+        self._busy = False
+
+
+async def until_all_wait() -> None:
+    """Let every task go on until it can do no more."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_what_an_abandoned_stream_still_holds_is_dropped() -> None:
+    async def run() -> None:
+        inbox = OneAtATime()
+        streams = Streams(cast(TrustStore, TrustsAll()), inbox)
+        old, new = Call(), Call()
+        tasks = [asyncio.create_task(streams.answer(PEERS[0], call)) for call in (old, new)]
+        for header in (b"1", b"2", b"3"):
+            old.comes.put_nowait(Frame(header=header))
+        await until_all_wait()
+        new.comes.put_nowait(Frame(header=b"4"))
+        await until_all_wait()
+        assert inbox.came == [b"1"]
+        inbox.may_go_on.set()
+        await until_all_wait()
+        assert inbox.came == [b"1", b"4"]
+        assert dict(streams.refused) == {"late": 2}
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(run())
+
+
+def test_nothing_is_written_after_a_frame_that_was_cut_off() -> None:
+    async def run() -> None:
+        streams = Streams(cast(TrustStore, TrustsAll()), OneAtATime(), slab_seconds=0)
+        call = Call()
+        answering = asyncio.create_task(streams.answer(PEERS[0], call))
+        await until_all_wait()
+
+        async def connect(_: PeerID) -> NoReturn:
+            raise Unreachable("nobody there")
+
+        with pytest.raises(Unreachable, match="took nothing"):
+            await streams.speak(PEERS[0], b"one", b"", connect)
+        with pytest.raises(Unreachable, match="nobody there"):
+            await streams.speak(PEERS[0], b"two", b"", connect)
+        assert call.writes == 1
+        answering.cancel()
+
+    asyncio.run(run())
