@@ -85,7 +85,7 @@ class ShardCompute(Compute):
         await self.run(lambda: self._begin(effect))
 
     async def microbatch(self, chain: int, number: int, backward: bool, tensor: bytes | None) -> bytes:
-        """Compute a microbatch of a chain, as `swarm.shards.crew.Run` has it. Raises NonFinite, OutOfMemory."""
+        """Compute a microbatch, as `swarm.shards.crew.Run` has it. Raises NonFinite, OutOfMemory."""
         return await self.run(lambda: self._microbatch(chain, number, backward, tensor))
 
     async def finish(self, counted: Sequence[Counted], chains: Sequence[tuple[bytes, ...]]) -> Work:
@@ -176,9 +176,7 @@ class ShardCompute(Compute):
         update = np.zeros(self.layout.size, self._manifest.ring.dtype)
         for at in places:
             np.add(update, now.kept.slice(at), out=update)
-        committed = Committed(
-            order.digest(), [now.digests[place] for place in order.chained], os.urandom(32)
-        )
+        committed = Committed(order.digest(), [now.digests[place] for place in order.chained], os.urandom(32))
         length = self._manifest.data.sequence_length - 1
         loss = heldout = 0.0
         if self._stage.cut.last and order.chained:

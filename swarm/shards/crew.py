@@ -166,9 +166,9 @@ class Crew:
         chain = self._chains.get(place.chain)
         if chain is None or place != self._task.at(place.chain):
             raise ChainRefused("chain: of another run or attempt")
-        if self._done or place.chain in self._dropped:
+        if place.chain in self._dropped:
             return []
-        if isinstance(message, Activation | Gradient):
+        if isinstance(message, Activation | Gradient) and chain.ended is None:
             self._check_tensor(sender, place, message)
         return [*self._from(place.chain, chain.heard(sender, message)), *self._finish()]
 
