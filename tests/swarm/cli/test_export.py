@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from transformers import OPTForCausalLM
 
+from swarm.cli.demo_report import heldout_loss
 from swarm.cli.export import Exported, export_run
 from swarm.cli.shard_sources import NothingToExport, download
+from swarm.data import load_dataset
 from swarm.genesis import Founded, read_genesis
 from swarm.library import RunLibrary
 from swarm.model import layout_of, read_vector
 from swarm.net.peer_record import PeerRecord
 from swarm.net.public import PublicServer
 from swarm.net.tls import TrustStore
-from swarm.shards.slicing import join_vectors
+from swarm.shards.slicing import build_shard, join_vectors
+from swarm.shards.stage import Stage
 from swarm.snapshot import SnapshotCorrupt, path_of, read
 from swarm.store import Store
 from tests.swarm.sharded import founded, write_text
@@ -138,3 +141,22 @@ def test_a_shard_comes_from_a_peer_that_serves_it(parted: Parted, tmp_path: Path
     done = export_run(parted.folders[0], parted.made.run, tmp_path / "model", (), fetch)
     assert done.shards == 2
     assert not (parted.folders[0] / parted.file(1).relative_to(parted.folders[1])).exists()
+
+
+def test_an_exported_models_held_out_loss_is_that_of_its_parts(parted: Parted, tmp_path: Path) -> None:
+    manifest = read_genesis(parted.made.genesis, parted.made.run)[1]
+    text = tmp_path / "text.txt"
+    write_text(text)
+    named = manifest.data.model_copy(update={"source": str(text)})
+    manifest = manifest.model_copy(update={"data": named})
+    out = tmp_path / "model"
+    export_run(parted.folders[0], parted.made.run, out, [parted.folders[1]])
+    loss = heldout_loss(out, manifest, tmp_path / "cache")
+
+    stages = [Stage(build_shard(manifest.model, shard, 2)) for shard in (0, 1)]
+    for shard, stage in enumerate(stages):
+        stage.load(read(parted.file(shard), parted.names[shard]).params)
+    held = load_dataset(manifest, path=text, cache=tmp_path / "cache").sample(16)
+    tokens, targets = (np.ascontiguousarray(part) for part in (held[:, :-1], held[:, 1:]))
+    total = stages[1].evaluate(np.asarray(stages[0].evaluate(tokens)), targets)
+    assert loss == pytest.approx(float(total) / tokens.size, rel=1e-6)
