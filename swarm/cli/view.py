@@ -136,7 +136,8 @@ def sentence(event: Event) -> str:
             trial = (
                 f", with a trial of {event['trial']} slices that members look at" if event["trial"] else ""
             )
-            return f"asking to join after round {event['round']}{trial}"
+            shard = "" if event.get("shard") is None else f" for shard {event['shard']}"
+            return f"asking to join after round {event['round']}{shard}{trial}"
         case "void":
             why = event["reason"] or "so the others found"
             return f"round {event['round']} attempt {event['attempt']} came to nothing: {why}"
