@@ -511,6 +511,11 @@ class MembersStub:
                 request_serializer=proto_dot_edgeswarm__pb2.Statement.SerializeToString,
                 response_deserializer=proto_dot_edgeswarm__pb2.Statement.FromString,
                 _registered_method=True)
+        self.Stream = channel.stream_stream(
+                '/edgeswarm.v1.Members/Stream',
+                request_serializer=proto_dot_edgeswarm__pb2.Frame.SerializeToString,
+                response_deserializer=proto_dot_edgeswarm__pb2.Frame.FromString,
+                _registered_method=True)
 
 
 class MembersServicer:
@@ -536,6 +541,13 @@ class MembersServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Stream(self, request_iterator, context):
+        """Frames of chains (swarm/shards/frames.py), either way, while both are there: a pair of peers needs one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MembersServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -553,6 +565,11 @@ def add_MembersServicer_to_server(servicer, server):
                     servicer.Ask,
                     request_deserializer=proto_dot_edgeswarm__pb2.Statement.FromString,
                     response_serializer=proto_dot_edgeswarm__pb2.Statement.SerializeToString,
+            ),
+            'Stream': grpc.stream_stream_rpc_method_handler(
+                    servicer.Stream,
+                    request_deserializer=proto_dot_edgeswarm__pb2.Frame.FromString,
+                    response_serializer=proto_dot_edgeswarm__pb2.Frame.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -636,6 +653,33 @@ class Members:
             '/edgeswarm.v1.Members/Ask',
             proto_dot_edgeswarm__pb2.Statement.SerializeToString,
             proto_dot_edgeswarm__pb2.Statement.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/edgeswarm.v1.Members/Stream',
+            proto_dot_edgeswarm__pb2.Frame.SerializeToString,
+            proto_dot_edgeswarm__pb2.Frame.FromString,
             options,
             channel_credentials,
             insecure,

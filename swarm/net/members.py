@@ -14,11 +14,12 @@ from typing import NoReturn
 import grpc
 
 from proto.canonical import MAX_MESSAGE, PeerID
-from proto.edgeswarm_pb2 import Ack, Slab, Statement
+from proto.edgeswarm_pb2 import Ack, Frame, Slab, Statement
 from proto.edgeswarm_pb2_grpc import MembersServicer, MembersStub, add_MembersServicer_to_server
 from proto.errors import MessageRefused
 from swarm.net.rpc import (
     CALL_SECONDS,
+    GO_ON,
     SLAB,
     STOP_SECONDS,
     Inbox,
@@ -29,6 +30,7 @@ from swarm.net.rpc import (
     open_port,
     server_options,
 )
+from swarm.net.streams import Streams
 from swarm.net.tls import TrustStore, channel_credentials, members_server_credentials
 from swarm.openings import MAX_ANSWER
 
@@ -36,22 +38,30 @@ MAX_HEADER = 1 << 20
 SLOWEST_BYTES_PER_SECOND = 64 << 10
 """A transfer's deadline assumes at least this much."""
 _CALLS_OF_ONE_SENDER = 8
+_STREAMS_OF_ONE_SENDER = 4
+"""One, and those whose link broke before we noticed."""
 ANSWER_SECONDS = 120.0
 _LEAST_STATEMENT = 256
 """What a statement counts for at least, so that an endless answer of empty ones ends."""
 
 
-_GO_ON = "go-on"
-"""The receiver's word that it accepts the header. Data sent before it would hide why it was refused."""
-
-
 class MembersServer(MembersServicer):
-    """Our members port. `refused` counts what was turned away, by reason."""
+    """Our members port. `refused` counts what was turned away, by reason.
 
-    def __init__(self, store: TrustStore, inbox: Inbox, slab_seconds: float = CALL_SECONDS) -> None:
-        self.refused: Counter[str] = Counter()
-        self._store, self._inbox, self._slab_seconds = store, inbox, slab_seconds
+    `streams`: those of a peer of chains, the same as its client's.
+    """
+
+    def __init__(
+        self,
+        store: TrustStore,
+        inbox: Inbox,
+        slab_seconds: float = CALL_SECONDS,
+        streams: Streams | None = None,
+    ) -> None:
+        self.refused: Counter[str] = Counter() if streams is None else streams.refused
+        self._store, self._inbox, self._slab_seconds, self._streams = store, inbox, slab_seconds, streams
         self._running: Counter[PeerID] = Counter()
+        self._streaming: Counter[PeerID] = Counter()
         self._one_transfer: defaultdict[PeerID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._server = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=256)
         add_MembersServicer_to_server(self, self._server)
@@ -103,6 +113,17 @@ class MembersServer(MembersServicer):
         finally:
             self._running[sender] -= 1
 
+    async def Stream(self, _frames: AsyncIterator[Frame], context: grpc.aio.ServicerContext) -> None:
+        sender = await self._caller(context)
+        if self._streams is None:
+            await self._refuse(context, "refused", "this peer takes part in no chain")
+        await self._make_room(context, self._streaming[sender], _STREAMS_OF_ONE_SENDER)
+        self._streaming[sender] += 1
+        try:
+            await self._streams.answer(sender, context)
+        finally:
+            self._streaming[sender] -= 1
+
     async def _receive(self, sender: PeerID, context: grpc.aio.ServicerContext) -> None:
         first = await self._read(context)
         if first is None or first.data or not 0 < len(first.header) <= MAX_HEADER:
@@ -110,7 +131,7 @@ class MembersServer(MembersServicer):
                 context, "malformed", f"a transfer begins with a header of at most {MAX_HEADER} bytes"
             )
         buffer = await self._inbox.expect(sender, first.header)
-        await context.send_initial_metadata(((_GO_ON, "1"),))
+        await context.send_initial_metadata(((GO_ON, "1"),))
         filled = 0
         while (slab := await self._read(context)) is not None:
             if self._store.caller(context) != sender:
@@ -138,6 +159,12 @@ class MembersServer(MembersServicer):
         return None if slab is grpc.aio.EOF else slab
 
     async def _admit(self, context: grpc.aio.ServicerContext) -> PeerID:
+        sender = await self._caller(context)
+        await self._make_room(context, self._running[sender], _CALLS_OF_ONE_SENDER)
+        self._running[sender] += 1
+        return sender
+
+    async def _caller(self, context: grpc.aio.ServicerContext) -> PeerID:
         sender = self._store.caller(context)
         if sender is None:
             await self._refuse(
@@ -146,15 +173,13 @@ class MembersServer(MembersServicer):
                 "your certificate is not that of a peer on the roster",
                 grpc.StatusCode.UNAUTHENTICATED,
             )
-        if self._running[sender] >= _CALLS_OF_ONE_SENDER:
-            await self._refuse(
-                context,
-                "busy",
-                f"{_CALLS_OF_ONE_SENDER} of your calls are running",
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-            )
-        self._running[sender] += 1
         return sender
+
+    async def _make_room(self, context: grpc.aio.ServicerContext, running: int, most: int) -> None:
+        if running >= most:
+            await self._refuse(
+                context, "busy", f"{most} of your calls are running", grpc.StatusCode.RESOURCE_EXHAUSTED
+            )
 
     async def _refuse(
         self,
@@ -169,10 +194,13 @@ class MembersServer(MembersServicer):
 
 
 class MembersClient:
-    """The `Transport` over gRPC: one connection a peer, made again when that peer's record changes."""
+    """The `Transport` over gRPC: one connection a peer, made again when that peer's record changes.
 
-    def __init__(self, store: TrustStore) -> None:
-        self._store = store
+    `streams`: needed to `speak`, the same as the server's.
+    """
+
+    def __init__(self, store: TrustStore, streams: Streams | None = None) -> None:
+        self._store, self._streams = store, streams
         self._channels: dict[PeerID, tuple[str, bytes, grpc.aio.Channel]] = {}
 
     async def tell(self, to: PeerID, raw: bytes) -> None:
@@ -190,7 +218,7 @@ class MembersClient:
         call = stub.Transfer(timeout=CALL_SECONDS + len(octets) / SLOWEST_BYTES_PER_SECOND)
         try:
             await call.write(Slab(header=header))
-            if _GO_ON in await call.initial_metadata():  # otherwise the call is over
+            if GO_ON in await call.initial_metadata():  # otherwise the call is over
                 for start in range(0, len(octets), SLAB):
                     await call.write(Slab(data=bytes(octets[start : start + SLAB])))
                 await call.done_writing()
@@ -220,6 +248,11 @@ class MembersClient:
         finally:
             call.cancel()
         return answer
+
+    async def speak(self, to: PeerID, header: bytes, tensor: bytes) -> None:
+        """See Transport."""
+        assert self._streams is not None, "only a peer of chains speaks"
+        await self._streams.speak(to, header, tensor, self._stub)
 
     async def close(self) -> None:
         """Close every connection."""

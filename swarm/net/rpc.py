@@ -1,8 +1,8 @@
 """What both gRPC ports share: the errors a caller sees, the limits of every call, and how a port is opened.
 
-`Transport` and `Inbox` are the whole of what a round needs from the network; members.py carries them
-over gRPC, and another carrier needs nothing else. Calls have deadlines, messages have bounds, and what
-the other side says about its refusal is quoted as its word, never trusted.
+`Transport`, `Inbox` and, for chains, `FrameInbox` are the whole of what a round needs from the network;
+members.py and streams.py carry them over gRPC, and another carrier needs nothing else. Calls have deadlines,
+messages have bounds, and what the other side says about its refusal is quoted as its word, never trusted.
 """
 
 from functools import cache
@@ -23,6 +23,8 @@ SLAB = 512 << 10
 PIECE = 1 << 20
 """Bytes of one piece of a snapshot."""
 MAX_WIRE_MESSAGE = 4 << 20
+GO_ON = "go-on"
+"""The receiver's word that it takes what comes. Data sent before it would hide why it was refused."""
 CLOCK_TOLERANCE_SECONDS = 3.0
 _QUOTE = 300  # characters of another peer's text that we repeat
 
@@ -46,7 +48,7 @@ class ClockSkew(SwarmError):
 
 
 class Transport(Protocol):
-    """How a member sends. Both raise Unreachable or Refused."""
+    """How a member sends. All raise Unreachable or Refused."""
 
     async def tell(self, to: PeerID, raw: bytes) -> None:
         """Deliver one signed statement."""
@@ -56,6 +58,12 @@ class Transport(Protocol):
 
     async def ask(self, to: PeerID, raw: bytes) -> list[bytes]:
         """Ask a signed question; the answer's statements, of at most MAX_ANSWER bytes in all."""
+
+    async def speak(self, to: PeerID, header: bytes, tensor: bytes) -> None:
+        """Put a frame on the stream to a peer. Returns once there is room: a slow reader is waited for.
+
+        Frames arrive in the order of the calls. Some may be lost, or one come twice, where a stream breaks.
+        """
 
 
 class Inbox(Protocol):
@@ -76,6 +84,17 @@ class Inbox(Protocol):
 
     async def on_transfer(self, sender: PeerID, header: bytes, data: memoryview) -> None:
         """The buffer is full."""
+
+
+class FrameInbox(Protocol):
+    """How a member of a chain receives."""
+
+    async def on_frame(self, sender: PeerID, header: bytes, tensor: bytes) -> None:
+        """A frame came; a MessageRefused raised here drops it. Until this returns, `sender` is not read from.
+
+        So it must not wait for what `sender` has to take: two peers that do would wait for each other. It is
+        cancelled where the stream breaks.
+        """
 
 
 def server_options() -> list[tuple[str, Any]]:

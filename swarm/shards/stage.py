@@ -100,6 +100,11 @@ class Stage:
         """Token ids of the model."""
         return int(self._shard.config.vocab_size)
 
+    @property
+    def width(self) -> int:
+        """Elements of a hidden state."""
+        return int(self._shard.config.hidden_size)
+
     def load(self, vector: np.ndarray) -> None:
         """Take these weights, float32 [size]. Raises VectorRefused."""
         if vector.shape != (self.layout.size,) or vector.dtype != np.float32:

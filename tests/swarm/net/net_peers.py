@@ -8,6 +8,7 @@ from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from swarm.net.members import MembersClient, MembersServer
 from swarm.net.peer_record import PeerRecord
+from swarm.net.streams import Streams
 from swarm.net.tls import TrustStore
 from verify.identity import Identity, TlsCertificate, certificate_der, make_certificate
 
@@ -20,6 +21,12 @@ class KeepingInbox:
     told: list[tuple[PeerID, bytes]] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     filled: list[tuple[PeerID, bytes, bytes]] = field(default_factory=list)
+    frames: list[tuple[PeerID, bytes, bytes]] = field(default_factory=list)
+    takes_frames: asyncio.Event = field(default_factory=asyncio.Event)
+    came: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def __post_init__(self) -> None:
+        self.takes_frames.set()
 
     async def on_tell(self, sender: PeerID, raw: bytes) -> None:
         if raw == b"nonsense":
@@ -35,6 +42,24 @@ class KeepingInbox:
     async def on_transfer(self, sender: PeerID, header: bytes, data: memoryview) -> None:
         self.filled.append((sender, header, bytes(data)))
 
+    async def on_frame(self, sender: PeerID, header: bytes, tensor: bytes) -> None:
+        if header == b"nonsense":
+            raise MessageRefused("that is nonsense")
+        async with self.came:
+            self.frames.append((sender, header, tensor))
+            self.came.notify_all()
+        await self.takes_frames.wait()
+
+    async def frames_from(self, sender: PeerID, last: bytes) -> list[bytes]:
+        """The headers that came from a peer, once `last` is there."""
+
+        def headers() -> list[bytes]:
+            return [header for who, header, _ in self.frames if who == sender]
+
+        async with self.came:
+            await self.came.wait_for(lambda: last in headers())
+        return headers()
+
 
 class NetPeer:
     """`async with NetPeer() as a:` runs a members port on loopback; `trust` fills the roster."""
@@ -46,8 +71,9 @@ class NetPeer:
         self.peer_id = self.identity.peer_id
         self.store = TrustStore(certificate or make_certificate(self.identity))
         self.inbox = KeepingInbox(size)
-        self.server = MembersServer(self.store, self.inbox, slab_seconds=slab_seconds)
-        self.client = MembersClient(self.store)
+        self.streams = Streams(self.store, self.inbox, slab_seconds)
+        self.server = MembersServer(self.store, self.inbox, slab_seconds, self.streams)
+        self.client = MembersClient(self.store, self.streams)
         self.port = 0
 
     async def __aenter__(self) -> "NetPeer":
