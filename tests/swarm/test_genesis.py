@@ -1,6 +1,5 @@
 """Promises of founding: a name covers every shard's weights, and who reads the run finds them again."""
 
-import random
 from pathlib import Path
 
 import numpy as np
@@ -8,33 +7,19 @@ import pytest
 import torch
 from transformers import OPTConfig, OPTForCausalLM
 
-from swarm.genesis import Founded, found, layouts, read_genesis
+from swarm.genesis import Founded, layouts, read_genesis
 from swarm.manifest import Manifest, ManifestRefused
 from swarm.model import build_model, layout_of, read_vector
 from swarm.shards.slicing import EMBEDDINGS, HEAD, CutRefused, split_vector
 from swarm.snapshot import Snapshot, path_of, read
-from verify.identity import Identity
+from tests.swarm.sharded import founded, write_text
 from verify.record import History, whole
-
-IN_SHARDS = """\
-[run]
-min_peers = 2
-[model]
-{model}
-shards = 2
-[data]
-source = "text.txt"
-sequence_length = {length}
-[aggregation]
-mode = "plain"
-"""
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    chance = random.Random(0)
     file = tmp_path_factory.mktemp("data") / "text.txt"
-    file.write_text("\n\n".join(" ".join(chance.choices("abcdefgh", k=40)) for _ in range(80)))
+    write_text(file)
     return file
 
 
@@ -45,14 +30,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"hidden_size": 64, "num_attention_heads": 4, "ffn_dim": 128, "max_position_embeddings": 64}
     OPTForCausalLM(OPTConfig(num_hidden_layers=3, word_embed_proj_dim=32, **shape)).save_pretrained(folder)
     return folder
-
-
-def founded(folder: Path, text: Path, model: str = 'preset = "tiny"', length: int = 32) -> Founded:
-    manifest = folder / "run.toml"
-    manifest.write_text(IN_SHARDS.format(model=model, length=length))
-    made = found(manifest, Identity.generate(), folder / "state", text)
-    made.store.close()
-    return made
 
 
 def snapshots_of(made: Founded) -> tuple[History, Manifest, list[Snapshot]]:
