@@ -75,8 +75,8 @@ class Line:
     def sent(self, asked: float, now: float, size: int) -> float:
         """The time at which the last of `size` bytes leaves, put behind all that were sent before.
 
-        `asked`: when the relay was ready for them. A little after the last bytes had left, it was late itself,
-        and makes up for that; much later, somebody else held it up. From `asked` to `now` the line was idle.
+        `asked`: when the relay was ready for them. A little after the last bytes had left, it was late itself
+        and makes up for it; much later, somebody else held it up. From `asked` to `now` the line was idle.
         """
         late = asked - self._free
         begin = now - late if 0 < late <= CREDIT_SECONDS else max(self._free, now)
