@@ -22,7 +22,7 @@ from tests.verify.chain import PEERS
 
 MIB = bytes(1 << 20)
 MOST_BUFFERED = 40
-"""Frames of 1 MiB that HTTP/2 may hold for a reader that does not read; seen: 3 to 7."""
+"""Frames of 1 MiB that HTTP/2 may hold for a reader that does not read; seen: 3 to 11."""
 
 
 def with_two(
