@@ -107,6 +107,7 @@ def advert_of(secrets: Secrets, round_: int, secure: bool, commitment: bytes = b
         head_size=0,
         head_root=bytes(32),
         energy=None,
+        chains=(),
     )
 
 

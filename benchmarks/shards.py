@@ -4,7 +4,8 @@
 and thread, over those of the bare whole model with the same microbatches, forward and backward, in turn. It
 shows what recomputation costs; not what pipelining gains, nor links: `throughput_ratio_*` and
 `link_limit_ratio` need peers that are wired, and are not measured yet. `boundary_*`: relative L2 of hidden
-states and gradients through a codec, and of the shard-0 gradient that comes of it.
+states and gradients through a codec, and of the shard-0 gradient that comes of it. `peak_*`: bytes that a
+process takes at most for a round's work on one shard, less its start.
 """
 
 import ctypes
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks import shard_memory
 from benchmarks.report import Report, Row, command_line, progress, ratio
 from swarm.manifest import Model
 from swarm.model import bind_gradients, layout_of, load_vector
@@ -63,6 +65,11 @@ def measure(quick: bool) -> Report:
             figures[f"expected_ratio_{name}"] = expected(table, count)
     if not quick:
         figures |= boundary_figures(Model(preset="opt-125m"), "opt_125m")
+    for preset, count in [("tiny", 2)] + ([] if quick else [("opt-125m", 4)]):
+        for index in range(count):
+            progress(f"shards: memory of {preset}, shard {index} of {count}")
+            name = f"peak_{preset.replace('-', '_')}_{count}_{index}_bytes"
+            figures[name] = float(shard_memory.measure(preset, count, index))
     return Report("shards", figures, {}, tuple(rows), NOTES)
 
 
@@ -109,7 +116,7 @@ def expected(table: Model, count: int) -> float:
     layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.ffn_dim
     head = config.vocab_size * config.word_embed_proj_dim
     once = config.num_hidden_layers * layer + head
-    last = len(cut_of(config, count - 1, count).layers) * layer + head
+    last = len(cut_of(table, count - 1, count).layers) * layer + head
     return PASSES_LAST * once / (PASSES * (once - last) + PASSES_LAST * last)
 
 

@@ -124,6 +124,7 @@ class SyntheticRun:
             head_size=self._head[0],
             head_root=self._head[1],
             energy=None,
+            chains=(),
         )
 
     def _survivor_set(self, session: bytes) -> SurvivorSet:

@@ -55,6 +55,13 @@ MAX_SHARDS = 32
 ShardIndex = Annotated[int, Field(ge=0, lt=MAX_SHARDS)]
 
 
+MOST_CHAINS = 64
+Certified = Annotated[
+    tuple[Annotated[bytes, Field(max_length=2_560)], ...], Field(max_length=MAX_SHARDS), FailFast()
+]
+"""A chain's certificate: signed confirmations of all its shards (docs/shards.md)."""
+
+
 class Advert(Message):
     """What a member brings to a meeting: what it computed, at which snapshot, for how much weight."""
 
@@ -80,6 +87,7 @@ class Advert(Message):
     head_size: Count  # entries of this peer's ledger; never fewer than an earlier advert said
     head_root: Digest  # the root over them: one for each size
     energy: EnergyClaim | None  # what its part in the run has taken so far; None: it keeps no account
+    chains: Annotated[tuple[Certified, ...], Field(max_length=MOST_CHAINS), FailFast()]
 
 
 class SessionMessage(Message):

@@ -111,7 +111,7 @@ class Compute:
 
     async def prepare(self) -> None:
         """Build the model. Raises ModelRefused."""
-        await self._run(self._prepare)
+        await self.run(self._prepare)
 
     @property
     def layout(self) -> Layout:
@@ -120,11 +120,11 @@ class Compute:
 
     async def load(self, name: bytes) -> None:
         """Take the stored snapshot `name` as the one to work from. Raises SnapshotCorrupt."""
-        self._snapshots = {name: await self._run(lambda: read(path_of(self._directory, name), name))}
+        self._snapshots = {name: await self.run(lambda: read(path_of(self._directory, name), name))}
 
     async def train(self, order: Order, seconds: float, stop: threading.Event) -> Work:
         """Do slices of the order until the window ends, at least one. Raises Abandoned when stopped."""
-        return await self._run(lambda: self._train(order, seconds, stop))
+        return await self.run(lambda: self._train(order, seconds, stop))
 
     async def recompute(
         self, order: Order, index: int, text: Sequence[bytes] | None, data: DataView
@@ -133,7 +133,7 @@ class Compute:
 
         Raises SnapshotCorrupt where the snapshot is gone, OpeningRefused for other text than was drawn.
         """
-        return await self._run(lambda: self._recompute(order, index, text, data), "checks")
+        return await self.run(lambda: self._recompute(order, index, text, data), "checks")
 
     async def trial(self, order: Order) -> tuple[tuple[int, ...], ...]:
         """The sketches of a trial, one for each slice of its order. Raises SnapshotCorrupt, NonFinite."""
@@ -148,7 +148,7 @@ class Compute:
 
         Raises SumRefused, DiskFull.
         """
-        return await self._run(lambda: self._apply(base, total, weight))
+        return await self.run(lambda: self._apply(base, total, weight))
 
     def sane(self, chunk: int, update: np.ndarray, weight: int) -> bool:
         """Whether one member's integers in a chunk may be what `weight` slices give."""
@@ -165,13 +165,14 @@ class Compute:
 
     async def heldout(self, name: bytes) -> float:
         """Held-out loss of a loaded snapshot, in nats a token."""
-        return await self._run(lambda: self._measure(name)) / MICRO
+        return await self.run(lambda: self._measure(name)) / MICRO
 
     def close(self) -> None:
         """End the thread; what is queued is dropped."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    async def _run(self, work: Callable[[], T], phase: str = "compute") -> T:
+    async def run(self, work: Callable[[], T], phase: str = "compute") -> T:
+        """Do something in the computing thread."""
         loop = asyncio.get_running_loop()
 
         def told() -> T:
@@ -210,14 +211,12 @@ class Compute:
         own = OwnWork(Committed(order.digest(), digests, os.urandom(32)), kept.slice)
         weight, heldout = len(digests), self._measure(order.snapshot)
         kept.finish()
-        return Work(update, weight, tokens, _micro(loss / weight), heldout, own)
+        return Work(update, weight, tokens, micronats(loss / weight), heldout, own)
 
     def _recompute(
         self, order: Order, index: int, text: Sequence[bytes] | None, data: DataView
     ) -> np.ndarray:
-        snapshot = self._snapshots.get(order.snapshot) or read(
-            path_of(self._directory, order.snapshot), order.snapshot
-        )
+        snapshot = self._snapshot(order.snapshot)
         chosen, vocabulary = order.slices[index], self._trainer.vocabulary
         length = self._manifest.data.sequence_length
         if order.trial:
@@ -230,16 +229,23 @@ class Compute:
             )
         return self._trainer.compute_slice(order, index, snapshot, sequences).encoded
 
+    def _snapshot(self, name: bytes) -> Snapshot:
+        return self._snapshots.get(name) or read(path_of(self._directory, name), name)
+
+    def _heldout_sample(self) -> np.ndarray:
+        """What the held-out loss is measured on: token ids, int32 [sequences_per_slice at most, length]."""
+        heldout, most = self._dataset.heldout, self._manifest.work.sequences_per_slice
+        chosen = [at * len(heldout) // most for at in range(most)]  # spread: neighbours are alike
+        return heldout[sorted(set(chosen))]
+
     def _measure(self, name: bytes) -> int:
         if name not in self._heldout:
-            heldout, most = self._dataset.heldout, self._manifest.work.sequences_per_slice
-            chosen = [at * len(heldout) // most for at in range(most)]  # spread: neighbours are alike
-            sample = heldout[sorted(set(chosen))]
-            self._heldout = {name: _micro(self._trainer.heldout_loss(self._snapshots[name], sample))}
+            loss = self._trainer.heldout_loss(self._snapshots[name], self._heldout_sample())
+            self._heldout = {name: micronats(loss)}
         return self._heldout[name]
 
     def _apply(self, base: bytes, total: np.ndarray, weight: int) -> bytes:
-        manifest, layout, ring = self._manifest, self._trainer.layout, self._manifest.ring
+        manifest, layout, ring = self._manifest, self.layout, self._manifest.ring
         failing = check_sum(total, weight, layout.counts, ring, manifest.aggregation.sanity_rms)
         if len(failing):
             raise SumRefused(
@@ -254,5 +260,6 @@ class Compute:
         return following.hash
 
 
-def _micro(loss: float) -> int:
+def micronats(loss: float) -> int:
+    """A loss as it travels."""
     return round(min(loss, MOST_LOSS) * MICRO)

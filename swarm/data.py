@@ -85,6 +85,10 @@ class Dataset:
     heldout: Tokens
     name: str
 
+    def sample(self, most: int) -> Tokens:
+        """At most `most` held-out sequences, which every peer measures; spread, as neighbours are alike."""
+        return self.heldout[sorted({at * len(self.heldout) // most for at in range(most)})]
+
 
 def load_dataset(
     manifest: Manifest, *, path: Path | None, cache: Path, progress: Progress | None = None

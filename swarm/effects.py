@@ -4,7 +4,7 @@ Also the words they share: the slot an attempt has, the phase a peer is in, and 
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from proto.canonical import PeerID
 from secagg.interface import Job, SendPart, SendSum, Tell
 from swarm.order import DataView, Order
+from swarm.shards.wiring import Wired
 from verify.commitment import Committed
 from verify.record import Record
 from verify.standing import Ban
@@ -50,6 +51,26 @@ class Work:
     loss: int
     heldout: int
     own: OwnWork
+    chains: tuple[tuple[bytes, ...], ...] = ()
+    """The certificates of the chains that count for it, in a run of several shards."""
+
+
+@dataclass(frozen=True)
+class TrainChains:
+    """Take up this peer's posts in an attempt's chains until all are closed; answer with `trained`.
+
+    `slices`: for each chain its slices' sequences. `order(counted)`: what this peer's order is, once it is
+    known how many slices of which chains count for it.
+    """
+
+    slot: Slot
+    shard: int
+    snapshot: bytes
+    wired: tuple[Wired, ...]
+    slices: tuple[tuple[tuple[int, ...], ...], ...]
+    order: Callable[[Sequence[tuple[int, int]]], Order]
+    rounding: bytes
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -184,6 +205,13 @@ class Voided:
 
 
 @dataclass(frozen=True)
+class Stalled:
+    """Nobody in the roster holds a shard: the run stands still until stewards put somebody there."""
+
+    shard: int
+
+
+@dataclass(frozen=True)
 class Banned:
     """This peer's own key is banned: it has no place in the run any more."""
 
@@ -206,6 +234,8 @@ class Ended:
 
 Effect = (
     Train
+    | TrainChains
+    | Stalled
     | Meet
     | Tell
     | SendPart

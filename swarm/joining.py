@@ -44,7 +44,8 @@ class Joining:
             return
         if order is None or self._trial[0] != order:
             slices = 0 if order is None else len(order.slices)
-            self._emit({"event": "joining", "round": history.round, "trial": slices})
+            shard = {"shard": machine.shard} if history.shards else {}
+            self._emit({"event": "joining", "round": history.round, "trial": slices, **shard})
             self._trying = True
             try:
                 self._trial = order, () if order is None else await self._compute.trial(order)

@@ -13,6 +13,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,10 @@ from pydantic_core import ErrorDetails
 
 from proto.canonical import PeerID
 from proto.errors import SwarmError
+from secagg.messages import MAX_SHARDS
 from secagg.ring import CHUNK, Ring, RingOverflow
+from swarm.batches import rows_at_once
+from swarm.shards.boundary import Codec, encoded_bytes
 
 MAX_MANIFEST = 64 << 10
 """Bytes of the largest manifest."""
@@ -36,8 +40,8 @@ CELL_LIMIT = 32
 """Members of the largest cell, and so peers of the largest roster."""
 SECURE_PEERS = 4
 """Peers of the smallest roster whose sums are masked: below it nobody may be malicious."""
-POSITIONS = {"tiny": 512, "opt-125m": 2048, "opt-1.3b": 2048}
-"""Tokens of the longest sequence that each preset can read."""
+MOST_BOUNDARY = 7 << 19
+"""Bytes of the largest boundary tensor: 3.5 MiB, so that it fits one message with its header."""
 FILE_KINDS = (".txt", ".jsonl", ".parquet")
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -46,6 +50,25 @@ Peers = Annotated[tuple[PeerID, ...], Strict(False), Field(max_length=CELL_LIMIT
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Source = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A preset: decoder layers, hidden size, attention heads, a layer's inner size, positions."""
+
+    layers: int
+    width: int
+    heads: int
+    inner: int
+    positions: int
+
+
+PRESETS = {
+    "tiny": Shape(2, 64, 4, 256, 512),
+    "opt-125m": Shape(12, 768, 12, 3072, 2048),
+    "opt-1.3b": Shape(24, 2048, 32, 8192, 2048),
+}
+VOCABULARY = 50_272  # OPT's own: the 50,257 tokens of GPT-2, a pad, and room to a multiple of 16
 
 
 class ManifestRefused(SwarmError):
@@ -77,7 +100,13 @@ class Model(Table):
     """`tiny` where the manifest names neither a preset nor a source."""
     source: Source | None = None
     """A folder or hub name for `from_pretrained`."""
-    shards: int = 1
+    shards: int = Field(1, ge=1, le=MAX_SHARDS)
+    layers: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(max_length=MAX_SHARDS)
+    ] = ()
+    """Decoder layers of each shard; empty = the slowest shard is as fast as can be."""
+    boundary: Codec = "fp16"
+    """How tensors travel between shards."""
     dtype: Literal["float32"] = "float32"
 
     def model_post_init(self, _: Any) -> None:
@@ -251,8 +280,7 @@ def _clashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if data.mode == "own" and model.shards > 1:
         reason = "activations between shards would show the text of own data"
         yield "data.mode", f'{reason}; set model.shards = 1, or mode = "shared" with public text'
-    if model.shards != 1:
-        yield "model.shards", "several shards come later; set shards = 1"
+    yield from _shard_clashes(manifest)
     if data.kind == "unknown":
         kinds = ", ".join(FILE_KINDS)
         yield (
@@ -261,19 +289,65 @@ def _clashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
         )
     if data.tokenizer == "model" and model.source is None:
         yield "data.tokenizer", 'a preset brings no tokenizer; set tokenizer = "gpt2" or give model.source'
-    if model.preset is not None and data.sequence_length > POSITIONS[model.preset]:
-        longest = POSITIONS[model.preset]
+    if model.preset is not None and data.sequence_length > PRESETS[model.preset].positions:
+        longest = PRESETS[model.preset].positions
         yield (
             "data.sequence_length",
             f"{model.preset} reads at most {longest} tokens; set it to at most {longest}",
         )
-    if manifest.aggregation.mode == "secure" and run.min_peers < SECURE_PEERS:
+    least = SECURE_PEERS * model.shards
+    if manifest.aggregation.mode == "secure" and run.min_peers < least:
         reason = f"a sum over fewer than {SECURE_PEERS} peers hides little"
-        yield "run.min_peers", f'{reason}; set it to {SECURE_PEERS} or more, or aggregation.mode = "plain"'
+        cells = f", and {model.shards} shards have a cell each" if model.shards > 1 else ""
+        yield "run.min_peers", f'{reason}{cells}; set it to {least} or more, or aggregation.mode = "plain"'
     try:
         manifest.ring.bound(manifest.aggregation.sanity_rms)
     except RingOverflow as overflow:
         yield "aggregation.levels", str(overflow)
+
+
+def _shard_clashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """What cannot run in shards. Of a source nothing is known here: its founder checks the same."""
+    run, model = manifest.run, manifest.model
+    shape = None if model.preset is None or model.source is not None else PRESETS[model.preset]
+    if model.layers and len(model.layers) != model.shards:
+        reason = f"it names {len(model.layers)} shards, model.shards is {model.shards}"
+        yield "model.layers", f"{reason}; name the decoder layers of each shard, or leave it out"
+    elif model.layers and shape is not None and sum(model.layers) != shape.layers:
+        reason = f"these are {sum(model.layers)} layers, {model.preset} has {shape.layers}"
+        yield "model.layers", f"{reason}; give each layer to one shard"
+    if model.shards == 1:
+        return
+    if shape is not None and model.shards > shape.layers:
+        reason = f"{model.preset} has {shape.layers} layers, every shard needs one"
+        yield "model.shards", f"{reason}; set it to at most {shape.layers}"
+    if manifest.aggregation.mode == "secure" and model.shards * SECURE_PEERS > CELL_LIMIT:
+        reason = f"{model.shards} cells of {SECURE_PEERS} peers are more than the {CELL_LIMIT} a roster holds"
+        most = CELL_LIMIT // SECURE_PEERS
+        yield "model.shards", f'{reason}; set it to at most {most}, or aggregation.mode = "plain"'
+    if manifest.aggregation.mode == "plain" and run.min_peers < model.shards:
+        reason = f"each of {model.shards} shards needs a peer"
+        yield "run.min_peers", f"{reason}; set it to {model.shards} or more"
+    if shape is not None:
+        yield from boundary_clashes(manifest, shape.width, VOCABULARY)
+
+
+def boundary_clashes(manifest: Manifest, width: int, vocabulary: int) -> Iterator[tuple[str, str]]:
+    """(table.key, reason with the fix) where a boundary tensor of one microbatch is too large for a message.
+
+    `width`: the model's hidden size; `vocabulary`: its token ids.
+    """
+    codec, length = manifest.model.boundary, manifest.data.sequence_length - 1
+    rows = min(manifest.work.sequences_per_slice, rows_at_once(length, vocabulary))
+    size = encoded_bytes((rows, length, width), codec)
+    if manifest.model.shards > 1 and size > MOST_BOUNDARY:
+        longest = MOST_BOUNDARY // encoded_bytes((1, 1, width), codec) + 1
+        reason = f"{rows} x {length} hidden states of {width} in {codec} are {size} bytes"
+        yield (
+            "data.sequence_length",
+            f"{reason}, a message between shards holds {MOST_BOUNDARY}; set it to at most {longest}, "
+            "or choose a smaller model.boundary",
+        )
 
 
 def _read_toml(raw: bytes) -> tuple[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Where a group has formed: which adverts count. The same at all who gathered the same."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
@@ -8,6 +8,9 @@ from secagg.keys import check_public
 from secagg.messages import Advert, Evidence
 from swarm.effects import Slot
 from swarm.manifest import Manifest
+from swarm.shards.crew import EVALUATED
+from swarm.shards.messages import Confirmation, Counted, Place, open_certificate, two_confirmations
+from swarm.shards.wiring import Wired
 from verify.record import MICRO, History, colluders
 from verify.statement import open_signed
 
@@ -17,17 +20,22 @@ Adverts = dict[PeerID, tuple[bytes, Advert]]
 
 
 def believed(
-    gathered: Mapping[PeerID, bytes], history: History, slot: Slot, manifest: Manifest
+    gathered: Mapping[PeerID, bytes],
+    history: History,
+    slot: Slot,
+    manifest: Manifest,
+    wired: Sequence[Wired] = (),
 ) -> tuple[Adverts, list[MessageRefused]]:
     """The adverts of those who may take part in a session, signed and opened; and why others may not.
 
-    A member that more than c adverts accuse is left out: one of its accusers is honest.
+    A member that more than c adverts accuse is left out: one of its accusers is honest. `wired`: the
+    attempt's chains, in a run of several shards.
     """
     adverts: Adverts = {}
     refusals: list[MessageRefused] = []
     for peer, raw in gathered.items():
         try:
-            adverts[peer] = (raw, _check(peer, raw, history, slot, manifest))
+            adverts[peer] = (raw, _check(peer, raw, history, slot, manifest, wired))
         except MessageRefused as refusal:
             refusals.append(refusal)
     accused = [peer for _, advert in adverts.values() for peer in advert.accused]
@@ -50,16 +58,63 @@ def ledger_lies(
     return found
 
 
-def _check(peer: PeerID, raw: bytes, history: History, slot: Slot, manifest: Manifest) -> Advert:
+def counted_of(advert: Advert, peer: PeerID, wired: Sequence[Wired]) -> list[tuple[int, int]]:
+    """(chain, slices) of every chain that counts for a peer, rising. Raises MessageRefused."""
+    found = [_closed(statements, advert, wired) for statements in advert.chains]
+    for one in found:
+        if one.path[advert.shard] != peer:
+            raise MessageRefused(f"advert: chain {one.chain} does not name {peer}")
+    counted = [(one.chain, one.slices - EVALUATED) for one in found]
+    if counted != sorted(dict(counted).items()) or min((done for _, done in counted), default=1) < 1:
+        raise MessageRefused(f"advert: the chains of {peer} must be named once each, rising, with slices")
+    return counted
+
+
+def two_ways(adverts: Adverts) -> list[Evidence]:
+    """Whoever closed a chain in two ways, of adverts whose certificates hold."""
+    first: dict[int, bytes] = {}
+    found = []
+    for _, advert in adverts.values():
+        for statements in advert.chains:
+            said = open_signed(statements[0], Confirmation)
+            kept = first.setdefault(said.message.chain, statements[0])
+            lie = two_confirmations(kept, statements[0])
+            found += [] if lie is None else [lie]
+    return found
+
+
+def _closed(statements: Sequence[bytes], advert: Advert, wired: Sequence[Wired]) -> Counted:
+    if not statements:
+        raise MessageRefused("advert: an empty certificate")
+    chain = open_signed(statements[0], Confirmation).message.chain
+    if not chain < len(wired):
+        raise MessageRefused(f"advert: chain {chain} of {len(wired)}")
+    replicas = wired[chain].replicas
+    place = Place(advert.run, advert.round, advert.attempt, chain)
+    return open_certificate(statements, place, replicas[0][0], replicas)
+
+
+def _check(
+    peer: PeerID, raw: bytes, history: History, slot: Slot, manifest: Manifest, wired: Sequence[Wired]
+) -> Advert:
     signed = open_signed(raw, Advert)
     advert = signed.message
     if signed.signer != peer or peer not in history.roster:
         raise MessageRefused(f"advert: {peer} brought one of {signed.signer}, or is not in the roster")
     named = (advert.run, advert.round, advert.attempt, advert.shard, advert.snapshot)
-    if named != (history.run, *slot, 0, history.snapshot):
-        raise MessageRefused("advert: for another run, attempt or snapshot")
-    if advert.weight > manifest.work.slices:
-        raise MessageRefused(f"advert: weight {advert.weight}, an order has {manifest.work.slices}")
+    shard = history.shard_of(peer)
+    if named != (history.run, *slot, shard, history.snapshot_of(shard)):
+        raise MessageRefused("advert: for another run, attempt, shard or snapshot")
+    if history.shards:
+        most = len(wired) * manifest.work.slices
+        if advert.weight != sum(done for _, done in counted_of(advert, peer, wired)):
+            raise MessageRefused(f"advert: weight {advert.weight}, which its certificates do not give")
+    elif not advert.weight or advert.chains:
+        raise MessageRefused("advert: no slice, or chains in a run of one shard")
+    else:
+        most = manifest.work.slices
+    if advert.weight > most:
+        raise MessageRefused(f"advert: weight {advert.weight}, an order has {most}")
     a_slice = manifest.work.sequences_per_slice * manifest.data.sequence_length
     if advert.tokens > advert.weight * a_slice or max(advert.loss, advert.heldout) > MOST_LOSS:
         raise MessageRefused("advert: more tokens than its slices hold, or a loss that no model has")

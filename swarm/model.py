@@ -21,15 +21,9 @@ from proto.errors import SwarmError
 from secagg.ring import BLOCK
 from swarm.data import GPT2_EOS, Tokenizer
 from swarm.layout import Layout
-from swarm.manifest import Model
+from swarm.manifest import PRESETS, VOCABULARY, Model
 
 FROZEN = "k_proj.bias"
-PRESETS: dict[str, dict[str, int]] = {
-    "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 256},
-    "opt-125m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "ffn_dim": 3072},
-    "opt-1.3b": {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "ffn_dim": 8192},
-}
-VOCABULARY = 50_272  # OPT's own: the 50,257 tokens of GPT-2, a pad, and room to a multiple of 16
 NO_CHANCE: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "layerdrop": 0.0}
 
 
@@ -129,10 +123,13 @@ def save(model: OPTForCausalLM, tokenizer: Tokenizer, directory: Path) -> None:
 def _preset(table: Model) -> OPTConfig:
     shape = PRESETS[str(table.preset)]
     return OPTConfig(
-        **shape,
-        word_embed_proj_dim=shape["hidden_size"],
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        ffn_dim=shape.inner,
+        word_embed_proj_dim=shape.width,
         vocab_size=VOCABULARY,
-        max_position_embeddings=512 if table.preset == "tiny" else 2048,
+        max_position_embeddings=shape.positions,
         bos_token_id=GPT2_EOS,
         eos_token_id=GPT2_EOS,
         pad_token_id=GPT2_EOS + 1,

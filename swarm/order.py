@@ -1,13 +1,16 @@
 """What a peer must compute in an attempt: drawn by the last beacon, the same for peer and checker."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from proto.canonical import PeerID, tagged_hash
 from swarm.manifest import Work
-from verify.lottery import attempt_seed, own_draw, shared_draw
+from swarm.shards.wiring import Wired, wire
+from verify.commitment import MAX_SLICES
+from verify.lottery import attempt_seed, draw, own_draw, shared_draw
 from verify.record import History
 
 
@@ -16,7 +19,8 @@ class Order:
     """Everything that may influence an update, besides the snapshot's and the sequences' own bytes.
 
     `slices`: for each slice the indices of its sequences, in order. `seed`: 32 bytes for the rounding.
-    `trial`: the sequences are not of a data set, but made up from the seed (`trial_text`).
+    `chained`: of a run of several shards, the (chain, slice) that each slice is. `trial`: the sequences are
+    not of a data set, but made up from the seed (`trial_text`).
     """
 
     run: bytes
@@ -26,15 +30,21 @@ class Order:
     snapshot: bytes
     slices: tuple[tuple[int, ...], ...]
     seed: bytes
+    chained: tuple[tuple[int, int], ...] = ()
     trial: bool = False
 
     def digest(self) -> bytes:
         """The order's name, which a commitment covers."""
         numbers = [self.round, self.attempt, self.shard, *(i for s in self.slices for i in s)]
+        numbers += [number for place in self.chained for number in place]
         packed = b"".join(number.to_bytes(8, "big") for number in numbers)
         return tagged_hash(
             "trial-order" if self.trial else "order", self.run, self.snapshot, self.seed, packed
         )
+
+    def dither(self, index: int) -> int:
+        """The number that a slice is rounded under. In chains it is known before it is known what counts."""
+        return dither_of(*self.chained[index]) if self.chained else index
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,63 @@ def draw_order(history: History, attempt: int, peer: PeerID, data: DataView, wor
     cut = tuple(tuple(drawn[at : at + sequences]) for at in range(0, total, sequences))
     rounding = tagged_hash("rounding", seed, peer.encode())
     return Order(history.run, round_, attempt, 0, history.snapshot, cut, rounding)
+
+
+def wire_chains(history: History, attempt: int) -> tuple[Wired, ...]:
+    """Who is chained to whom in an attempt at the round after `history`. Raises NoReplica.
+
+    Throughput is what the last record counted: slices of a window.
+    """
+    last = history.last
+    done = {} if last is None else dict(zip(last.survivors, last.weights, strict=True))
+    throughput = [{peer: done.get(peer, 0) for peer in cell} for cell in history.cells]
+    return wire(history.beacon, history.round + 1, attempt, throughput)
+
+
+def chain_slices(
+    history: History, attempt: int, chains: int, data: DataView, work: Work
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """For each chain of an attempt its slices, for each the indices of its sequences: no two share one."""
+    seed = attempt_seed(history.beacon, history.round + 1, attempt, "order")
+    drawn = draw(seed, chains * work.slices * work.sequences_per_slice, data.count)
+    size = work.sequences_per_slice
+    cut = [tuple(drawn[at : at + size]) for at in range(0, len(drawn), size)]
+    return tuple(tuple(cut[at : at + work.slices]) for at in range(0, len(cut), work.slices))
+
+
+def chained_order(
+    history: History,
+    attempt: int,
+    peer: PeerID,
+    data: DataView,
+    work: Work,
+    counted: Sequence[tuple[int, int]],
+) -> Order:
+    """A chain member's order: the slices that count for it. `counted`: (chain, how many), rising."""
+    shard, chains = history.shard_of(peer), len(wire_chains(history, attempt))
+    slices = chain_slices(history, attempt, chains, data, work)
+    places = [(chain, index) for chain, done in counted for index in range(done)]
+    return Order(
+        history.run,
+        history.round + 1,
+        attempt,
+        shard,
+        history.snapshot_of(shard),
+        tuple(slices[chain][index] for chain, index in places),
+        chain_rounding(history, attempt, peer),
+        chained=tuple(places),
+    )
+
+
+def chain_rounding(history: History, attempt: int, peer: PeerID) -> bytes:
+    """The seed of a chain member's rounding in an attempt, 32 bytes."""
+    seed = attempt_seed(history.beacon, history.round + 1, attempt, "order")
+    return tagged_hash("rounding", seed, peer.encode())
+
+
+def dither_of(chain: int, index: int) -> int:
+    """The number that slice `index` of a chain is rounded under."""
+    return chain * MAX_SLICES + index
 
 
 def trial_order(history: History, peer: PeerID, work: Work, slices: int) -> Order:

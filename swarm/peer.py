@@ -21,6 +21,7 @@ from proto.canonical import PeerID
 from proto.errors import MessageRefused, SwarmError
 from secagg.interface import Job, NotYet, SendPart, SendSum, Tell
 from secagg.ring import NonFinite
+from swarm.chains import ChainRunner
 from swarm.checks import PeerBanned
 from swarm.compute import Abandoned, Compute, SumRefused
 from swarm.data import commit, load_dataset
@@ -45,8 +46,10 @@ from swarm.effects import (
     SaveEvidence,
     SaveVote,
     Spent,
+    Stalled,
     Timer,
     Train,
+    TrainChains,
     Voided,
 )
 from swarm.energy.account import keep_sampling
@@ -59,13 +62,18 @@ from swarm.net.matchmaking import Matchmaker
 from swarm.net.members import MembersClient, MembersServer
 from swarm.net.public import PublicClient, PublicServer
 from swarm.net.rpc import Refused, Unreachable
+from swarm.net.streams import Streams
 from swarm.openings import BudgetSpent
 from swarm.order import DataView
 from swarm.outer import self_test
 from swarm.phases import PhaseClock, phase_of
 from swarm.round import Participant
 from swarm.settings import Settings
+from swarm.shards.compute import ShardCompute
+from swarm.shards.needs import choose_shard
+from swarm.shards.stage import Halved
 from swarm.snapshot import SnapshotCorrupt, path_of
+from swarm.status import status_of
 from swarm.store import Store
 from verify.identity import Identity
 from verify.record import MICRO, Decided, Goodbye, History
@@ -116,10 +124,12 @@ class Peer:
         self.machine: Participant
         self.manifest: Manifest
         self.compute: Compute
-        self._members = MembersServer(directory.trust, self)
+        self._streams = Streams(directory.trust, self)
+        self._members = MembersServer(directory.trust, self, streams=self._streams)
         self.library = RunLibrary(identity, run, store, self._status, self._take, self._moved_bytes)
         self._public = PublicServer(directory.trust, self.library)
-        self._client = MembersClient(directory.trust)
+        self._client = MembersClient(directory.trust, self._streams)
+        self._chains: ChainRunner | None = None
         self._outgoing: dict[PeerID, asyncio.Queue[tuple[float, bytes]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._work_tasks: set[asyncio.Task[Any]] = set()
@@ -127,7 +137,8 @@ class Peer:
         self._stop_work = threading.Event()
         self._catching_up = self._fetching = False
         self._moved = asyncio.Condition()
-        self._final: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._final: asyncio.Future[bytes] = self._loop.create_future()
         self._phases = PhaseClock(time.monotonic)
         self._bans_told: set[PeerID] = set()
         self._round_started = time.monotonic()
@@ -147,7 +158,8 @@ class Peer:
             await self._open_ports()
             self._spawn(self._watch())
             final = await self._final
-            self.emit({"event": "ended", "round": self.machine.history.round, "snapshot": final.hex()})
+            history = self.machine.history
+            self.emit({"event": "ended", "round": history.round, "snapshot": history.snapshot.hex()})
             await self._linger()
             return final
         finally:
@@ -186,11 +198,22 @@ class Peer:
         book = Book(self._account, self.store.energy(), self.store.save_energy)
         self._spawn(keep_sampling(self._account))
         enter = self._account.enter
-        self.compute = Compute(manifest, dataset, folder, settings.device, settings.threads, enter)
+        held = self.me in history.roster
+        shard = history.shard_of(self.me) if held else choose_shard(history, manifest, settings.memory)
+        if manifest.model.shards == 1:
+            self.compute = Compute(manifest, dataset, folder, settings.device, settings.threads, enter)
+        else:
+            self._take_shard(
+                ShardCompute(
+                    manifest, dataset, folder, shard, settings.device, settings.threads, enter, self._halved
+                )
+            )
         await self.compute.prepare()
-        have = history.snapshot if path_of(self.store.snapshots, history.snapshot).exists() else b""
-        if have:
+        have = history.snapshot_of(shard)
+        if path_of(self.store.snapshots, have).exists():
             await self.compute.load(have)
+        else:
+            have = b""
         self.machine = Participant(
             self.identity,
             manifest,
@@ -207,9 +230,30 @@ class Peer:
             open_text=open_text or (lambda indices: []),
             recall=self.store.evidence,
             shown=self.store.shown,
+            wanted=shard,
         )
         self._joining = Joining(self.machine, self.compute, self.directory, settings.invitation, self.emit)
         self.store.catch_up_ledger()
+
+    def _take_shard(self, compute: ShardCompute) -> None:
+        self.compute = compute
+        self._chains = ChainRunner(
+            self.me,
+            self.run_id,
+            self.manifest,
+            compute,
+            self._client,
+            lambda message: sign(self.identity, message),
+            self.store,
+            self.emit,
+            self._spawn,
+            self._moved_bytes,
+        )
+
+    def _halved(self, halved: Halved) -> None:
+        log.warning("out of memory with %d rows, %d from now on: %s", halved.rows, halved.now, halved.reason)
+        told = {"event": "halved", "rows": halved.rows, "now": halved.now, "reason": halved.reason}
+        self._loop.call_soon_threadsafe(self.emit, told)
 
     async def _open_ports(self) -> None:
         public = await self._public.start(self.directory.public_listen)
@@ -272,6 +316,11 @@ class Peer:
             case Train():
                 self._begin_attempt()
                 self._spawn(self._train(effect), of_attempt=True)
+            case TrainChains():
+                self._begin_attempt()
+                self._spawn(self._train_chains(effect), of_attempt=True)
+            case Stalled(shard):
+                self._stall(f"nobody in the roster holds shard {shard}")
             case Meet():
                 self._spawn(self._meet(effect), of_attempt=True)
             case Tell(to, raw):
@@ -349,6 +398,10 @@ class Peer:
             return
         self._do(self.machine.trained(effect.slot, work))
 
+    async def _train_chains(self, effect: TrainChains) -> None:
+        assert self._chains is not None
+        self._do(self.machine.trained(effect.slot, await self._chains.train(effect)))
+
     async def _meet(self, effect: Meet) -> None:
         deadline = time.time() + effect.seconds
         group = await self.matchmaker.meet(effect.key, effect.roster, effect.minimum, effect.advert, deadline)
@@ -418,9 +471,8 @@ class Peer:
         self._do(self.machine.recomputed(effect.key, encoded, not isinstance(refusal, MessageRefused)))
 
     async def _apply(self, effect: Apply) -> None:
-        base = self.machine.history.snapshot
         try:
-            snapshot = await self.compute.apply(base, effect.total, effect.weight)
+            snapshot = await self.compute.apply(self.machine.target, effect.total, effect.weight)
         except SumRefused as refusal:
             log.warning("%s", refusal)
             self._do(self.machine.refused_sum(effect.slot, str(refusal), refusal.chunks))
@@ -434,10 +486,11 @@ class Peer:
     def _adopt(self, effect: Adopt) -> None:
         record = effect.record
         self._paused, self._why = False, None
-        if self.machine.snapshot == record.snapshot:
-            self.compute.adopt(record.snapshot)
+        target = self.machine.target
+        if self.machine.snapshot == target:
+            self.compute.adopt(target)
         if not self.settings.archive:
-            self.store.prune_snapshots(self.manifest.membership.snapshots_kept, record.snapshot)
+            self.store.prune_snapshots(self.manifest.membership.snapshots_kept, target)
         self.store.ledger.forget_large(LARGE_BYTES, spared="decided")
         self._follow_roster()
         for peer, ban in self.machine.history.conduct.bans.items():
@@ -491,8 +544,8 @@ class Peer:
             return
         self._fetching = True
         try:
-            while self.machine.snapshot != self.machine.history.snapshot and not self.machine.ended:
-                name = self.machine.history.snapshot
+            while self.machine.snapshot != self.machine.target and not self.machine.ended:
+                name = self.machine.target
                 if not await self._download(name):
                     continue
                 await self.compute.load(name)
@@ -564,7 +617,7 @@ class Peer:
         machine = self.machine
         if machine.phase is not Phase.WATCH or machine.ended:
             return
-        if machine.snapshot != machine.history.snapshot:
+        if machine.snapshot != machine.target:
             self._spawn(self._fetch())
         elif self.me not in machine.history.roster:
             await self._joining.ask()
@@ -584,17 +637,14 @@ class Peer:
         limit = self.manifest.work.window_seconds + 3 * self.manifest.membership.round_timeout_seconds
         if self.machine.phase in (Phase.WATCH, Phase.ENDED) or self._paused or stuck < limit:
             return
-        self._paused = True
         roster, quorum = len(self.machine.history.roster), self.machine.history.quorum
         why = f"{self.machine.attempt} attempts came to nothing" + (f" ({self._why})" if self._why else "")
-        self.emit(
-            {
-                "event": "paused",
-                "round": self.machine.slot[0],
-                "reason": f"no record for {stuck:.0f} s, {why}: {quorum} of {roster} roster peers must take "
-                "part; the run goes on when they return, or by a recovery of the stewards (swarm-steward)",
-            }
-        )
+        self._stall(f"no record for {stuck:.0f} s, {why}: {quorum} of {roster} roster peers must take part")
+
+    def _stall(self, why: str) -> None:
+        self._paused = True
+        how = "the run goes on when they return, or by a recovery of the stewards (swarm-steward)"
+        self.emit({"event": "paused", "round": self.machine.slot[0], "reason": f"{why}; {how}"})
 
     def _progress(self, what: str) -> Callable[[int, int], None]:
         last = [0.0]
@@ -619,6 +669,12 @@ class Peer:
         answer = self.machine.answer(sender, raw)
         self._moved_bytes(sum(map(len, answer)))
         return answer
+
+    async def on_frame(self, sender: PeerID, header: bytes, tensor: bytes) -> None:
+        """See Inbox."""
+        if self._chains is None:
+            raise MessageRefused("chain: this run has one shard")
+        await self._chains.on_frame(sender, header, tensor)
 
     async def expect(self, sender: PeerID, header: bytes) -> memoryview:
         """See Inbox. A transfer that comes before this peer has met is held for a while."""
@@ -648,38 +704,12 @@ class Peer:
     # -- what the library asks for ------------------------------------------------------------------------
 
     def _status(self) -> dict[str, Any]:
-        history, known = self.machine.history, self.directory.known()
-        last = history.last
-        used = {
-            peer: {"joules": None if spent is None else spent / 1000, "energy_kind": kind}
-            for peer, kind, spent, _ in (() if last is None else last.energy)
-        }
+        known, phases = self.directory.known(), self._phases
         return {
-            "run_id": self.run_id.hex(),
-            "name": self.manifest.run.name,
-            "peer_id": self.me,
-            "round": history.round,
-            "rounds": self.manifest.run.rounds,
-            "attempt": self.machine.attempt,
-            "phase": self._phases.current,
-            "ended": self.machine.ended,
+            **status_of(self.machine, self.manifest, known),
+            "phase": phases.current,
             "paused": self._paused,
-            "loss": None if last is None else last.loss / MICRO,
-            "heldout_loss": None if last is None else last.heldout / MICRO,
-            "tokens": 0 if last is None else last.tokens,
-            "round_seconds": self._phases.last_round,
-            "snapshot": history.snapshot.hex(),
-            "roster": [
-                {
-                    "peer_id": peer,
-                    "missed": standing.missed,
-                    "announced": peer in known,
-                    **used.get(peer, {}),
-                }
-                for peer, standing in sorted(history.roster.items())
-            ],
-            "bans": [ban.json(peer) for peer, ban in history.conduct.bans.items()],
-            "refused": self.machine.refused,
+            "round_seconds": phases.last_round,
         }
 
     def _take(self, raw: bytes) -> None:

@@ -19,7 +19,7 @@ from proto.canonical import Message, PeerID, tagged_hash
 from proto.energy import EnergyClaim
 from proto.errors import MessageRefused
 from secagg import interface as aggregation
-from secagg.interface import FROM, Job, NotYet, SendPart, Tell, Terms
+from secagg.interface import FROM, Job, NotYet, SendPart, Tell
 from secagg.keys import Secrets, public_key
 from secagg.messages import (
     Advert,
@@ -31,7 +31,9 @@ from secagg.messages import (
 )
 from secagg.ring import CHUNK
 from secagg.session import Session
+from swarm.attempt import Attempt, resume_voting, start_work
 from swarm.carried import Carried
+from swarm.cells import CellResult, Results, Unequal, record_of
 from swarm.checks import Checks
 from swarm.effects import (
     Abandon,
@@ -51,33 +53,36 @@ from swarm.effects import (
     SaveVote,
     Slot,
     Spent,
+    Stalled,
     Timer,
-    Train,
     Voided,
     Work,
 )
+from swarm.held import Held
 from swarm.manifest import Manifest
-from swarm.meeting import Adverts, believed, ledger_lies
+from swarm.meeting import Adverts, believed, ledger_lies, two_ways
 from swarm.openings import ShownRounds
-from swarm.order import DataView, Order, draw_order, trial_order
+from swarm.order import (
+    DataView,
+    Order,
+    trial_order,
+    wire_chains,
+)
 from swarm.rules import evidence_rules
 from verify import agreement as voting
 from verify.agreement import Agreement
 from verify.carrying import union_of_statements
 from verify.evidence import Rules as EvidenceRules
 from verify.identity import Identity
-from verify.lottery import attempt_seed, in_turn, session_beacon
+from verify.lottery import attempt_seed, session_beacon
 from verify.record import (
     Decided,
     Goodbye,
     History,
     Join,
+    Move,
     Record,
     Vote,
-    colluders,
-    energy_of,
-    median,
-    thresholds,
     void_value,
 )
 from verify.standing import Judgement, Verdict
@@ -85,13 +90,10 @@ from verify.statement import domain_of, open_signed, sign
 
 M = TypeVar("M", bound=Message)
 
-HELD = 256
-"""Statements that came early and are held, at most."""
-HELD_BYTES = 64 << 20
-
+MOST_EVIDENCE = 256
 SESSION_KINDS: dict[str, type[SessionMessage]] = {kind.DOMAIN: kind for kind in FROM}
-CARRIED = (Join, Goodbye, Verdict, Judgement)
-TOLD = (Advert, Part, PartSum, Vote, Decided, Record, *CARRIED)
+CARRIED = (Join, Goodbye, Move, Verdict, Judgement)
+TOLD = (Advert, CellResult, Part, PartSum, Vote, Decided, Record, *CARRIED)
 REASONS = {*SESSION_KINDS, *(kind.DOMAIN for kind in TOLD)} | {
     "certificate",
     "void",
@@ -111,7 +113,7 @@ class Participant:
     member's integers in that chunk may be what `weight` slices give. `head`: size and root of its ledger.
     `energy(tokens)`: what it claims to have used, so many tokens later; saved when it returns. `open_text`:
     openings of its own sequences. `recall(name)`: evidence that was saved. `shown`: sessions of which its
-    own text was opened to a checker. `rules`: of evidence.
+    own text was opened to a checker. `rules`: of evidence. `wanted`: the shard that it asks to hold.
     """
 
     identity: Identity
@@ -134,6 +136,7 @@ class Participant:
     recall: Callable[[bytes], bytes | None] = lambda name: None
     shown: ShownRounds = field(default_factory=set[bytes])
     rules: EvidenceRules | None = None
+    wanted: int = 0
 
     def __post_init__(self) -> None:
         self.me = self.identity.peer_id
@@ -151,7 +154,10 @@ class Participant:
         self._carried = Carried()
         self._seen: Adverts = {}  # everyone's last advert: no ledger goes back
         self._made: OwnWork | None = None
-        self._held: list[tuple[PeerID, bytes]] = []
+        self._held = Held()
+        self._met: Adverts = {}  # of all who met in this attempt
+        self._results: Results | None = None
+        self._result: CellResult | None = None  # of this peer's own cell
         self._outcomes: dict[Slot, bytes] = {}
         self.checks = Checks(
             self.me,
@@ -176,6 +182,16 @@ class Participant:
         return self.history.round + 1, self.attempt
 
     @property
+    def shard(self) -> int:
+        """The shard it holds, or will."""
+        return self.history.shard_of(self.me) if self.me in self.history.roster else self.wanted
+
+    @property
+    def target(self) -> bytes:
+        """The snapshot that the last record leaves its shard at."""
+        return self.history.snapshot_of(self.shard)
+
+    @property
     def ended(self) -> bool:
         """Whether the last record ends the run: rounds done, or the held-out loss reached."""
         run, last = self.manifest.run, self.history.last
@@ -186,7 +202,7 @@ class Participant:
         """Take the place the saved state gives: at the start, and after everything `learn` brought."""
         if self.ended:
             self.phase = Phase.ENDED
-            return [Ended(self.history.snapshot)]
+            return [Ended(self.target)]
         ban = self.history.conduct.bans.get(self.me)
         if ban is not None:
             self.phase = Phase.ENDED
@@ -197,52 +213,31 @@ class Participant:
         brought = self.checks.bring(self.history)
         self.phase = Phase.WATCH
         self.session = self._work = self._secrets = self._why = self._applied = None
+        self._met, self._results, self._result = {}, None, None
         kept = {(found.kind, found.against): found for found in reversed(self.evidence)}
-        self.evidence[:] = [*reversed(kept.values())][-HELD:]
+        self.evidence[:] = [*reversed(kept.values())][-MOST_EVIDENCE:]
         waiting = self.history.moved == 0 and len(self.history.roster) < self.manifest.run.min_peers
         if self.me not in self.history.roster or waiting:
             self.agreement = self._record = None
             return brought
-        attempt = self.attempt
         if self.agreement is None or (self.agreement.round, self.agreement.attempt) != self.slot:
-            self._begin_voting()
+            self.agreement, self._record = resume_voting(
+                self.identity, self.history, self.slot, self.patience, self.said, self.evidence
+            )
+            self.said = ()
         effects: list[Effect] = brought
-        if self.snapshot != self.history.snapshot:
-            effects.append(Fetch(self.history.snapshot))
+        if self.snapshot != self.target:
+            effects.append(Fetch(self.target))
         elif self._record is not None:
             self.phase = Phase.DECIDE
             effects += self._from_agreement(self._voting.start(self._record.digest()))
         elif self.entered == self.slot:
             effects += self._vote_void("restarted after its update had left")
         else:
-            self.phase = Phase.TRAIN
-            work = self.manifest.work
-            order = draw_order(self.history, attempt, self.me, self.data, work)
-            effects.append(Train(self.slot, order, work.window_seconds))
+            work = start_work(self.history, self.attempt, self.me, self.data, self.manifest.work)
+            self.phase = Phase.WATCH if isinstance(work, Stalled) else Phase.TRAIN
+            effects.append(work)
         return [*effects, *self._retry_held()]
-
-    def _begin_voting(self) -> None:
-        """A new agreement for this slot, with the record and votes that were saved before a restart."""
-        said = [raw for raw in self.said if self._of_this_slot(raw)]
-        records = [raw for raw in said if domain_of(raw) == Record.DOMAIN]
-        self._record = open_signed(records[-1], Record).message if records else None
-        self.agreement = Agreement(
-            self.me,
-            in_turn(attempt_seed(self.history.beacon, *self.slot, "turn"), self.history.members),
-            self.history.run,
-            *self.slot,
-            self.patience,
-            lambda vote: sign(self.identity, vote),
-            [raw for raw in said if domain_of(raw) == Vote.DOMAIN],
-            self.evidence,
-        )
-        self.said = ()
-
-    def _of_this_slot(self, raw: bytes) -> bool:
-        # A restarted peer may learn that the slot it was in is over before it takes up what it said there.
-        kind: type[Vote] | type[Record] = Vote if domain_of(raw) == Vote.DOMAIN else Record
-        said = open_signed(raw, kind).message
-        return (said.run, said.round, said.attempt) == (self.history.run, *self.slot)
 
     def trained(self, slot: Slot, work: Work) -> list[Effect]:
         """The window is over."""
@@ -256,8 +251,8 @@ class Participant:
             run=self.history.run,
             round=slot[0],
             attempt=slot[1],
-            shard=0,
-            snapshot=self.history.snapshot,
+            shard=self.shard,
+            snapshot=self.target,
             sequence=self._sequence,
             weight=work.weight,
             tokens=work.tokens,
@@ -273,6 +268,7 @@ class Participant:
             head_size=size,
             head_root=root,
             energy=self.energy(work.tokens),
+            chains=work.chains,
         )
         key = attempt_seed(self.history.head, *slot, "meet")
         roster, minimum = self.history.members, self.history.quorum
@@ -283,10 +279,12 @@ class Participant:
         """The group that was formed, with everyone's advert; None if there was none in time."""
         if slot != self.slot or self.phase is not Phase.MEET or self._work is None:
             return []
-        adverts, refusals = believed(gathered or {}, self.history, self.slot, self.manifest)
+        history = self.history
+        wired = wire_chains(history, self.attempt) if history.shards else ()
+        adverts, refusals = believed(gathered or {}, history, self.slot, self.manifest, wired)
         for refusal in refusals:
             self._count(refusal)
-        self.evidence += ledger_lies(self._seen, adverts)
+        self.evidence += [*ledger_lies(self._seen, adverts), *two_ways(adverts)]
         self._seen |= adverts
         if gathered is not None:
             self._opened = None  # the advert has named its suspects, once
@@ -294,15 +292,17 @@ class Participant:
             return self._vote_void("its own advert was left out or replaced where the group formed")
         if gathered is not None and self.me not in adverts:
             return self._vote_void("it was left out: too many accuse it")
-        terms = self._terms(sorted(adverts))
-        if len(adverts) < terms.minimum:
-            roster = len(self.history.roster)
-            return self._vote_void(f"met {len(adverts)} of {roster} peers, {terms.minimum} are needed")
+        lacking = self._attempt.lacking(adverts)
+        if lacking is not None:
+            return self._vote_void(lacking)
         assert self._secrets is not None
-        self.phase = Phase.SESSION
+        self.phase, self._met = Phase.SESSION, adverts
+        self._results = Results(history, slot, {peer: advert for peer, (_, advert) in adverts.items()})
+        mine = {peer: advert for peer, advert in adverts.items() if advert[1].shard == self.shard}
+        terms = self._attempt.terms(sorted(mine), self.shard)
         self.session = Session(
             self.me,
-            adverts,
+            mine,
             self._work.update,
             self._secrets,
             self._carried.admissible(self.history),
@@ -326,31 +326,9 @@ class Participant:
     def _secure(self) -> bool:
         return self.manifest.aggregation.mode == "secure"
 
-    def _terms(self, members: list[PeerID]) -> Terms:
-        """What a session of these members is held to (design, section 5 "Thresholds")."""
-        roster = len(self.history.roster)
-        threshold, minimum = thresholds(roster, len(members), self._secure)
-        timeout = self.manifest.membership.round_timeout_seconds
-        turns = in_turn(attempt_seed(self.history.beacon, *self.slot, "survivor-set"), members)
-        return Terms(
-            minimum=minimum,
-            proposer=turns[0] if turns else self.me,
-            mask_seconds=timeout / 3,
-            agree_seconds=timeout / 12,
-            chunk=self.chunk,
-            owners=self._owners(members),
-            threshold=threshold,
-            colluders=colluders(roster),
-        )
-
-    def _owners(self, members: list[PeerID]) -> tuple[PeerID, ...]:
-        """All members own a part; after void attempts ever fewer, drawn anew, do.
-
-        A member that takes parts and never publishes their sum voids one attempt after another as long as it
-        owns a part; with few owners the draw soon leaves it out.
-        """
-        turns = in_turn(attempt_seed(self.history.beacon, *self.slot, "owners"), members)
-        return tuple(sorted(turns[: max(1, len(members) >> self.attempt)]))
+    @property
+    def _attempt(self) -> Attempt:
+        return Attempt(self.history, self.manifest, self.slot, self.chunk)
 
     def room(self, sender: PeerID, header: bytes) -> np.ndarray:
         """Where a transfer's data go. Raises MessageRefused; NotYet: ask again soon."""
@@ -393,11 +371,31 @@ class Participant:
         """The next snapshot's hash, durably stored."""
         if slot != self.slot or self.phase is not Phase.APPLY:
             return []
-        assert self._record is not None
+        assert self._result is not None
         self.phase, self._applied = Phase.DECIDE, snapshot
-        self._record = self._record.model_copy(update={"snapshot": snapshot})
-        saved = SaveVote(slot, sign(self.identity, self._record))  # a decided record outlives all who knew it
-        return [saved, *self._from_agreement(self._voting.start(self._record.digest()))]
+        self._result = self._result.model_copy(update={"snapshot": snapshot})
+        if not self.history.shards:
+            return self._gather()
+        said = sign(self.identity, self._result)
+        told: list[Effect] = [Tell(peer, said) for peer in self.history.members if peer != self.me]
+        patience = self.manifest.membership.round_timeout_seconds / 3
+        return [*told, Timer(("cells", slot, ()), patience), *self._gather()]
+
+    def _gather(self) -> list[Effect]:
+        """Vote for the record once the results of all shards are here."""
+        if self.phase is not Phase.DECIDE or self._results is None or self._result is None:
+            return []
+        results = self._results.complete(self._result)
+        if results is None:
+            return []
+        adverts = {peer: advert for peer, (_, advert) in self._met.items()}
+        try:
+            record = record_of(self.history, self.slot, results, adverts)
+        except Unequal as unequal:
+            return self._vote_void(str(unequal))
+        self._record, self._results = record, None
+        saved = SaveVote(self.slot, sign(self.identity, record))  # a decided record outlives all who knew it
+        return [saved, *self._from_agreement(self._voting.start(record.digest()))]
 
     def receive(self, sender: PeerID, raw: bytes) -> list[Effect]:
         """A statement a roster member told this peer. Raises MessageRefused."""
@@ -414,6 +412,8 @@ class Participant:
             return []
         if machine == "session" and self.session is not None:
             return self._from_session(self.session.elapsed(str(rest[0])))
+        if machine == "cells" and self._results is not None and self.phase is Phase.DECIDE:
+            return self._vote_void(f"no result of shard {self._results.missing(self.shard)} came")
         if machine == "vote" and self.agreement is not None:
             step, view = int(rest[0]), int(rest[1])
             behind = step == voting.PRECOMMIT and view == self.agreement.view  # others may have decided
@@ -439,7 +439,7 @@ class Participant:
     def fetched(self, snapshot: bytes) -> list[Effect]:
         """The snapshot asked for with `Fetch` is here, checked."""
         self.snapshot = snapshot
-        return self.begin() if self.phase is Phase.WATCH and snapshot == self.history.snapshot else []
+        return self.begin() if self.phase is Phase.WATCH and snapshot == self.target else []
 
     def carry(self, raw: bytes) -> bool:
         """Take a statement to put into the next record; whether it is news. Raises MessageRefused."""
@@ -517,6 +517,8 @@ class Participant:
             return self._on_vote(sender, raw)
         if domain == Decided.DOMAIN:
             return self._on_decided(open_signed(raw, Decided).message)
+        if domain == CellResult.DOMAIN:
+            return self._on_cell_result(sender, raw)
         if domain in SESSION_KINDS:
             return self._on_session_statement(sender, raw, SESSION_KINDS[domain])
         raise MessageRefused(f"{domain}: not a statement peers tell each other")
@@ -551,16 +553,21 @@ class Participant:
             self._hold(sender, raw)
         return []
 
+    def _on_cell_result(self, sender: PeerID, raw: bytes) -> list[Effect]:
+        said = open_signed(raw, CellResult).message
+        if (said.round, said.attempt) == self.slot and self._results is not None:
+            self._results.receive(raw)
+            return self._gather()
+        if (said.round, said.attempt) == self.slot and self.phase in (Phase.TRAIN, Phase.MEET):
+            self._hold(sender, raw)
+        return []
+
     def _hold(self, sender: PeerID, raw: bytes) -> None:
-        members = max(1, len(self.history.roster))
-        sizes = [len(held) for peer, held in self._held if peer == sender]
-        if len(sizes) < HELD // members and sum(sizes) + len(raw) <= HELD_BYTES // members:
-            self._held.append((sender, raw))
+        self._held.keep(sender, raw, max(1, len(self.history.roster)))
 
     def _retry_held(self) -> list[Effect]:
-        held, self._held = self._held, []
         effects: list[Effect] = []
-        for sender, raw in held:
+        for sender, raw in self._held.take():
             try:
                 effects += self._receive(sender, raw)
             except MessageRefused as refusal:
@@ -591,37 +598,24 @@ class Participant:
     def _complete(self, done: aggregation.Completed) -> list[Effect]:
         assert self.session is not None
         self.phase = Phase.APPLY
-        named = [(peer, self.session.adverts[peer][1]) for peer in done.survivors]
-        adverts = [advert for _, advert in named]
-        weights = tuple(advert.weight for advert in adverts)
+        weight = sum(self.session.adverts[peer][1].weight for peer in done.survivors)
         self._beacon = done.beacon
-        self._record = Record(
+        self._result = CellResult(
             run=self.history.run,
             round=self.slot[0],
             attempt=self.slot[1],
-            previous=self.history.head,
-            snapshot=bytes(32),  # known once the sum is applied
+            shard=self.shard,
             session=self.session.id,
             survivors=done.survivors,
-            weights=weights,
-            tokens=sum(advert.tokens for advert in adverts),
-            loss=sum(advert.loss * advert.weight for advert in adverts) // sum(weights),
-            heldout=median([advert.heldout for advert in adverts]),
+            snapshot=bytes(32),  # known once the sum is applied
             beacon=session_beacon(self.session.id, done.survivor_set, done.beacon),
-            data=tuple(
-                (peer, advert.data_root, advert.data_count)
-                for peer, advert in named
-                if advert.data_root is not None and self.history.roster[peer].data_root is None
-            ),
-            heads=tuple((peer, advert.head_size, advert.head_root) for peer, advert in named),
-            energy=energy_of((peer, advert.energy) for peer, advert in named),
-            cells=(),
             statements=union_of_statements(self.history, [vote.statements for _, vote in done.votes]),
         )
-        return [Apply(self.slot, done.total, sum(weights))]
+        return [Apply(self.slot, done.total, weight)]
 
     def _vote_void(self, reason: str) -> list[Effect]:
         self.phase, self._record, self._why = Phase.DECIDE, None, reason
+        self._results = None
         return self._from_agreement(self._voting.start(None))
 
     def _from_agreement(self, effects: list[voting.Effect]) -> list[Effect]:
@@ -672,8 +666,8 @@ class Participant:
             self.history, self.attempt, self._opened = following, 0, None
             given += self.checks.moved(self.history)
             record = self.history.last
-            if self._applied == self.history.snapshot:
-                self.snapshot = self.history.snapshot
+            if self._applied == self.target:
+                self.snapshot = self.target
             if record is not None and record.round == decided.round:
                 given.append(Adopt(record, decided.attempt + 1))
         self._outcomes[slot] = sign(self.identity, decided)

@@ -7,12 +7,13 @@ from swarm.energy.account import EnergyAccount
 from swarm.energy.grid import Embodied, Grid
 from swarm.energy.reading import Meter
 from swarm.manifest import Manifest
+from swarm.shards.placement import MOST_MEMORY
 
 
 @dataclass(frozen=True)
 class Settings:
     """`data`: the peer's own text. `archive`: whether every snapshot is kept. `meters`, `grid`, `embodied`:
-    of its account of energy; without meters it claims none."""
+    of its account of energy; without meters it claims none. `memory`: bytes that a shard may take."""
 
     data: Path | None = None
     cache: Path = Path("cache")
@@ -23,6 +24,7 @@ class Settings:
     meters: tuple[Meter, ...] = ()
     grid: Grid | None = None
     embodied: Embodied | None = None
+    memory: int = MOST_MEMORY
 
     def account(self, manifest: Manifest) -> EnergyAccount:
         """An account of what this peer will use."""

@@ -33,6 +33,10 @@ create table if not exists vote (round integer not null, attempt integer not nul
 create table if not exists entered (
     one integer primary key check (one = 1), round integer not null, attempt integer not null
 );
+create table if not exists closed (
+    round integer not null, attempt integer not null, chain integer not null,
+    primary key (round, attempt, chain)
+);
 create table if not exists shown (session blob primary key);
 create table if not exists evidence (name blob primary key, raw blob not null);
 create table if not exists energy (one integer primary key check (one = 1), raw blob not null);
@@ -106,6 +110,7 @@ class Store:
             statements += [
                 ("delete from decided where void and round <= ?", (slot[0],)),
                 ("delete from vote where round <= ?", (slot[0],)),
+                ("delete from closed where round <= ?", (slot[0],)),
             ]
         try:
             with self._db:
@@ -147,6 +152,15 @@ class Store:
     def save_entered(self, slot: Slot) -> None:
         """Keep that this attempt's update is leaving the peer."""
         self._write("insert or replace into entered values (1, ?, ?)", slot)
+
+    def save_closed(self, slot: Slot, chain: int) -> None:
+        """This peer closes a chain that it leads: never again in another way."""
+        self._write("insert or ignore into closed values (?, ?, ?)", (*slot, chain))
+
+    def closed(self, slot: Slot) -> frozenset[int]:
+        """The chains of an attempt that this peer has closed."""
+        rows = self._read("select chain from closed where round = ? and attempt = ?", slot)
+        return frozenset(chain for (chain,) in rows)
 
     def entered(self) -> Slot | None:
         """The last attempt whose update has left the peer."""

@@ -17,13 +17,11 @@ import torch.nn.functional as F
 from transformers import OPTForCausalLM
 
 from secagg.ring import Encoder, Ring
+from swarm.batches import rows_at_once
 from swarm.layout import Layout
 from swarm.model import bind_gradients, layout_of, load_vector
 from swarm.order import Order, trial_signs
 from swarm.snapshot import Snapshot
-
-LOGITS = 8 << 20
-"""Elements of logits at a time: 32 MiB, above which malloc maps and faults fresh pages on each use."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Trainer:
         `signs`, float32 [count]: how each sequence counts instead.
         """
         length = sequences.shape[1] - 1
-        rows = max(1, LOGITS // (length * self._model.config.vocab_size))
+        rows = rows_at_once(length, self._model.config.vocab_size)
         tokens = len(sequences) * length
         total = 0.0
         for at in range(0, len(sequences), rows):

@@ -22,11 +22,15 @@ import typer
 
 import swarm
 from proto.errors import SwarmError
+from swarm.shards.placement import check_memory
 
 LOG_BYTES = 4 << 20
 LOG_FILES_KEPT = 20
 """Log files of one command, the newest; the others go at the next start."""
 DEFAULT_STATE_DIR = Path(platformdirs.user_data_dir("edgeswarm"))
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""What a container may take, where it is limited."""
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -121,6 +125,23 @@ def parse_size(text: str) -> int:
         raise BadArgument(f"{text!r} is no size; write it like 4GiB or 512MiB")
     power = "kmgt".index(match[2]) + 1 if match[2] else 0
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def physical_memory() -> int:
+    """Bytes of memory of this machine, or of the container that this process is in."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(CGROUP_LIMIT.read_text()))
+    except (OSError, ValueError):
+        return machine  # no container, or one without a limit ("max")
+
+
+def memory_of(stated: int | None) -> int:
+    """What the user allows, else all that is there. Raises MemoryRefused for more than that."""
+    physical = physical_memory()
+    if stated is not None:
+        check_memory("this peer", stated, physical)
+    return physical if stated is None else stated
 
 
 def show_size(size: float) -> str:

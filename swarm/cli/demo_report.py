@@ -5,7 +5,10 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from proto.canonical import PeerID
 from proto.energy import EnergyClaim
@@ -18,12 +21,14 @@ from swarm.cli.export import export_run
 from swarm.cli.generate import sample
 from swarm.cli.plot import plot_loss
 from swarm.cli.view import View
-from swarm.compute import Compute
 from swarm.data import load_dataset
 from swarm.energy.book import NOTHING
 from swarm.energy.claims import claim_json, totals
-from swarm.manifest import Manifest
+from swarm.manifest import Manifest, Model
+from swarm.model import build_model, layout_of, read_vector
+from swarm.snapshot import first_snapshot
 from swarm.store import Store
+from swarm.work import Trainer
 from verify.identity import Identity
 from verify.record import Decided, Record
 from verify.standing import Ban
@@ -40,11 +45,12 @@ async def report(
     try:
         history, _ = store.history(run)
         tokens = _tokens_by_peer(store, manifest)
-        last = await _heldout_loss(plan, manifest, store, history.snapshot)
     finally:
         store.close()
     checkpoint = plan.out / "checkpoint"
-    await asyncio.to_thread(export_run, plan.state(0), run, checkpoint)
+    others = [plan.state(number) for number in sorted(course.final) if number]
+    await asyncio.to_thread(export_run, plan.state(0), run, checkpoint, others)
+    last = await asyncio.to_thread(heldout_loss, checkpoint, manifest, plan.out / "cache")
     text = await asyncio.to_thread(sample, checkpoint, PROMPT, SAMPLE_TOKENS, 0.8)
 
     rounds = [course.rounds[number] for number in sorted(course.rounds)]
@@ -53,6 +59,7 @@ async def report(
     summary = {
         "run_id": run.hex(),
         "aggregation": manifest.aggregation.mode,
+        "shards": manifest.model.shards,
         "loss_first": rounds[0]["heldout_loss"],
         "loss_last": last,
         "rounds": [{key: entry[key] for key in ROUND_KEYS} for entry in rounds],
@@ -91,7 +98,8 @@ def _tell(plan: Plan, summary: dict[str, Any], text: str, view: View) -> None:
         view.say(line)
     view.say(f"loss curve      {plan.out / 'loss.png'}")
     view.say(f"summary         {plan.out / 'summary.json'}")
-    view.say(f"checkpoint      {summary['checkpoint']}")
+    joined = f", joined from {summary['shards']} shards" if summary["shards"] > 1 else ""
+    view.say(f"checkpoint      {summary['checkpoint']}{joined}")
     view.say(f"it writes       {text!r}")
 
 
@@ -154,14 +162,12 @@ def _tokens_by_peer(store: Store, manifest: Manifest) -> dict[str, int]:
     return tokens
 
 
-async def _heldout_loss(plan: Plan, manifest: Manifest, store: Store, snapshot: bytes) -> float:
-    """Of the final snapshot; each record carries that of the snapshot before it."""
-    path = manifest.data.file
-    dataset = await asyncio.to_thread(load_dataset, manifest, path=path, cache=plan.out / "cache")
-    compute = Compute(manifest, dataset, store.snapshots, threads=os.cpu_count() or 1)
-    try:
-        await compute.prepare()
-        await compute.load(snapshot)
-        return await compute.heldout(snapshot)
-    finally:
-        compute.close()
+def heldout_loss(checkpoint: Path, manifest: Manifest, cache: Path) -> float:
+    """Of an exported model, in nats a token; each record has that of the snapshot before its own."""
+    dataset = load_dataset(manifest, path=manifest.data.file, cache=cache)
+    torch.set_num_threads(os.cpu_count() or 1)
+    model = build_model(Model(source=str(checkpoint)))
+    layout = layout_of(model)
+    snapshot = first_snapshot(layout, read_vector(model, layout), manifest.aggregation.initial_scale)
+    trainer = Trainer(model, manifest.ring, manifest.aggregation.sanity_rms)
+    return trainer.heldout_loss(snapshot, dataset.sample(manifest.work.sequences_per_slice))

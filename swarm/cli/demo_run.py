@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from swarm.cli.common import BadArgument, CannotWrite
 from swarm.cli.demo_manifest import DEMO, DEMO_ROUNDS, with_key
 from swarm.cli.demo_swarm import DemoFailed, DemoSwarm
 from swarm.cli.view import LEGEND, View
-from swarm.manifest import Manifest, load_manifest
+from swarm.manifest import SECURE_PEERS, Manifest, load_manifest
 from verify.identity import Identity
-from verify.record import colluders
+from verify.record import History, colluders
 
 __all__ = ["DEMO_ROUNDS", "Plan", "conduct", "prepare_folder"]
 
@@ -41,6 +42,7 @@ class Plan:
     kill_every: float | None
     attackers: int = 0
     attack: str | None = None
+    shards: int | None = None
 
     @property
     def honest(self) -> int:
@@ -106,6 +108,15 @@ class Course:
             await self.moved.wait()
 
 
+def check_shards(plan: Plan) -> None:
+    """Raises BadArgument for shards that so many peers cannot hold; the manifest refuses the rest."""
+    if plan.shards is not None and plan.shards > plan.peers:
+        raise BadArgument(
+            f"--shards {plan.shards}: each shard needs a peer, there are {plan.peers}; give --peers "
+            f"{plan.shards} or more, or fewer shards"
+        )
+
+
 def check_attack(plan: Plan) -> None:
     """Raises BadArgument, UnknownAttack for attackers that the demo cannot have."""
     from swarm.attacks import attack_named
@@ -144,11 +155,14 @@ def prepare_folder(out: Path) -> None:
 async def conduct(plan: Plan, view: View) -> None:
     """All of it. Raises DemoFailed, and what founding a run raises."""
     view.say("setting up: keys, data, first weights")
-    run, manifest = await asyncio.to_thread(_found, plan)
+    history, manifest = await asyncio.to_thread(_found, plan)
+    run = history.run
     view.begin(manifest.run.rounds)
     view.say(f"run {run.hex()}")
     names = {Identity.load(path).peer_id: number for number, path in plan.key_files()}
     course = Course(view, names, range(plan.honest, plan.peers))
+    for line in shard_lines(history, names):
+        view.say(line)
     data = manifest.data.file
     async with DemoSwarm(plan.out, run, course.hear, data and data.resolve()) as swarm:
         view.say(f"starting {plan.peers} peers; {LEGEND}")
@@ -167,7 +181,14 @@ async def conduct(plan: Plan, view: View) -> None:
     await report(plan, run, manifest, course, swarm.leftovers, view)
 
 
-def _found(plan: Plan) -> tuple[bytes, Manifest]:
+def shard_lines(history: History, names: dict[str, int]) -> Iterator[str]:
+    """Who holds which shard, where there are several. `names`: the peers' numbers."""
+    for shard, cell in enumerate(history.cells if history.shards else ()):
+        numbers = ", ".join(str(number) for number in sorted(names[peer] for peer in cell))
+        yield f"shard {shard}: {'peer' if len(cell) == 1 else 'peers'} {numbers}"
+
+
+def _found(plan: Plan) -> tuple[History, Manifest]:
     """Make every peer's key, and found the run as peer 0 with the others in its roster from the start."""
     keys = []
     for number, path in plan.key_files():
@@ -177,22 +198,29 @@ def _found(plan: Plan) -> tuple[bytes, Manifest]:
         (state / "cache").symlink_to(plan.out / "cache")
         (plan.out / "logs" / f"peer-{number}").symlink_to(state / "logs")
     path = plan.out / "run.toml"
-    path.write_text(_manifest(plan, [key.peer_id for key in keys[1 : plan.peers]]))
+    path.write_text(manifest_text(plan, [key.peer_id for key in keys[1 : plan.peers]]))
     manifest, _ = load_manifest(path)
+    if plan.attackers and manifest.model.shards > 1:
+        raise BadArgument("--attackers: attacks on a model in shards are not there yet; leave it out")
     from swarm.genesis import found  # imports torch
 
     founded = found(path, keys[0], plan.state(0))
     founded.store.close()
-    return founded.run, manifest
+    return History.begin(founded.genesis, founded.run), manifest
 
 
-def _manifest(plan: Plan, others: list[str]) -> str:
+def manifest_text(plan: Plan, others: list[str]) -> str:
+    """The run's manifest: the user's or the demo's, with what the plan says in it. Raises ManifestRefused."""
     text = DEMO
     if plan.manifest is not None:
         load_manifest(plan.manifest)  # refused with the user's own lines
         text = plan.manifest.read_text()
     if plan.rounds is not None:
         text = with_key(text, "run", "rounds", str(plan.rounds))
+    if plan.shards is not None:
+        text = with_key(text, "model", "shards", str(plan.shards))
+    if plan.manifest is None and (plan.shards or 1) > 1 and plan.peers < SECURE_PEERS * (plan.shards or 1):
+        text = with_key(text, "aggregation", "mode", '"plain"')
     text = with_key(text, "run", "min_peers", str(plan.peers))
     return with_key(text, "run", "founding_peers", "[" + ", ".join(f'"{peer}"' for peer in others) + "]")
 

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proto.errors import SwarmError
+from swarm.batches import LOGITS
 from swarm.cli.common import show_size
+from swarm.genesis import layouts
 from swarm.manifest import Manifest
-from swarm.model import build_layout
+from swarm.shards.needs import PROCESS_BYTES, shard_needs, vector_bytes
 from swarm.snapshot import DiskFull, snapshot_bytes
-from swarm.work import LOGITS
-
-PROCESS_BYTES = 450 << 20
-"""Python, torch, gRPC and the two child processes, before a model; measured."""
 
 
 class NotEnoughMemory(SwarmError):
@@ -21,41 +19,44 @@ class NotEnoughMemory(SwarmError):
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes. `disk`: all snapshots that are kept, and one that is being written."""
+    """Bytes. `disk`: all snapshots that are kept, and one being written. `of`: the shard, if it is one."""
 
     parameters: int
     disk: int
     memory: int
+    of: str = ""
 
     def __str__(self) -> str:
         return (
-            f"{self.parameters / 1e6:.1f} M parameters need about {show_size(self.memory)} of memory and "
-            f"{show_size(self.disk)} of disk"
+            f"{self.of and f'{self.of}: '}{self.parameters / 1e6:.1f} M parameters need about "
+            f"{show_size(self.memory)} of memory and {show_size(self.disk)} of disk"
         )
 
 
-def needs_of(manifest: Manifest, archive: bool = False) -> Needs:
-    """What a peer needs; with `archive` it keeps the snapshots of all rounds.
+def needs_of(manifest: Manifest, archive: bool = False, shard: int = 0) -> Needs:
+    """What a peer of a shard needs; with `archive` it keeps the snapshots of all rounds. Raises ModelRefused.
 
-    A parameter takes 4 bytes in the model, 4 in the gradient, 12 in each of two snapshots, and the
-    ring's bytes in the update and in the sum; 32 MiB of logits exist three times. Raises ModelRefused.
+    Besides what is as long as the vector, 32 MiB of logits exist three times, where the head is.
     """
-    layout = build_layout(manifest.model)
+    count = manifest.model.shards
+    layout = layouts(manifest.model)[shard]
     kept = manifest.run.rounds if archive else manifest.membership.snapshots_kept
-    each = 4 + 4 + 24 + 2 * manifest.ring.dtype.itemsize
+    memory = PROCESS_BYTES + vector_bytes(manifest, layout) + 3 * 4 * LOGITS
     return Needs(
         parameters=int(layout.counts.sum()),
         disk=(kept + 1) * snapshot_bytes(layout),
-        memory=PROCESS_BYTES + layout.size * each + 3 * 4 * LOGITS,
+        memory=memory if count == 1 else shard_needs(manifest)[shard].memory,
+        of="" if count == 1 else f"shard {shard} of {count}",
     )
 
 
 def check_needs(needs: Needs, snapshots: Path, memory: int | None) -> None:
     """Raises NotEnoughMemory against the user's limit, DiskFull where `snapshots` lie."""
     if memory is not None and memory < needs.memory:
+        smaller = "join a run with more shards" if needs.of else "join a run with a smaller model"
         raise NotEnoughMemory(
-            f"this run needs about {show_size(needs.memory)} of memory and --memory allows "
-            f"{show_size(memory)}: allow more, or join a run with a smaller model"
+            f"{needs.of or 'this run'} needs about {show_size(needs.memory)} of memory and --memory allows "
+            f"{show_size(memory)}: allow more, or {smaller}"
         )
     held = sum(file.stat().st_size for file in snapshots.glob("*.snapshot"))
     free = shutil.disk_usage(snapshots).free

@@ -69,7 +69,8 @@ def peer(
         typer.Option(metavar="FILE", help="A steward's invitation, for a run that admits by invitation."),
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Refuse a run that needs more memory, e.g. 4GiB.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Refuse a run, or a shard, that needs more, e.g. 4GiB."),
     ] = None,
     archive: Annotated[
         bool, typer.Option("--archive", help="Keep every snapshot, so that any round can be replayed.")
@@ -106,6 +107,7 @@ def peer(
         raise BadArgument("give either --new FILE to found a run, or --run RUN_ID to join one; see --help")
     asked = None if run is None else common.parse_run(run)
     most_memory = None if memory is None else common.parse_size(memory)
+    common.memory_of(most_memory)
     common.start_log(state_dir, "swarm-peer", log_level, stderr=json or not sys.stdout.isatty())
     invited = None if invitation is None else _read_invitation(invitation)
     electricity = None if grid is None else grid_of(grid)

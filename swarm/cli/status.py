@@ -3,6 +3,7 @@
 import asyncio
 import json as json_
 import time
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -109,21 +110,39 @@ def _lines(view: dict[str, Any]) -> list[str]:
     if not told:
         return [f"run {view['run_id']}", *(f"  {peer['peer_id']}  unreachable" for peer in peers)]
     lead = max(told, key=lambda said: said["round"])
-    lines = [f"run {view['run_id']}", _headline(lead), "", f"{'peer':52}  round  phase    seen"]
     roster = {str(entry["peer_id"]): entry for entry in lead.get("roster", []) if isinstance(entry, dict)}
-    for peer in peers:
-        name = peer["peer_id"]
-        if not peer["reachable"]:
-            lines.append(f"{name}      -  {'-':8} unreachable")
-            continue
-        said = peer["status"]
-        lines.append(
-            f"{name}  {said['round']:5d}  {_text(said, 'phase', 8):8} "
-            + _standing(said, lead, roster.get(name))
-        )
     announced = {peer["peer_id"] for peer in peers}
-    lines += [f"{name}      -  {'-':8} missing" for name in sorted(roster) if name not in announced]
+    missing = [{"peer_id": name, "missing": True} for name in sorted(roster) if name not in announced]
+    lines = [f"run {view['run_id']}", _headline(lead), "", f"{'peer':52}  round  phase    seen"]
+    for shard, held in _by_shard([*peers, *missing], roster):
+        lines += [shard] if shard else []
+        lines += [_line(peer, lead, roster) for peer in held]
     return lines
+
+
+def _by_shard(
+    peers: Iterable[dict[str, Any]], roster: dict[str, dict[str, Any]]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The peers of each shard under a title, where there are several; else all of them under none."""
+    shards = {name: entry.get("shard", 0) for name, entry in roster.items()}
+    if len(set(shards.values())) < 2 or not all(isinstance(shard, int) for shard in shards.values()):
+        yield "", list(peers)
+        return
+    of = [(peer, shards.get(peer["peer_id"])) for peer in peers]
+    for shard in sorted(set(shards.values())):
+        yield f"shard {shard}", [peer for peer, its in of if its == shard]
+    outside = [peer for peer, its in of if its is None]
+    if outside:
+        yield "no shard yet", outside
+
+
+def _line(peer: dict[str, Any], lead: dict[str, Any], roster: dict[str, dict[str, Any]]) -> str:
+    name = peer["peer_id"]
+    if peer.get("missing") or not peer["reachable"]:
+        return f"{name}      -  {'-':8} {'missing' if peer.get('missing') else 'unreachable'}"
+    said = peer["status"]
+    seen = _standing(said, lead, roster.get(name))
+    return f"{name}  {said['round']:5d}  {_text(said, 'phase', 8):8} {seen}"
 
 
 def _headline(said: dict[str, Any]) -> str:

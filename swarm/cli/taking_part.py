@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import uvloop
 
+from proto.canonical import PeerID
 from proto.errors import SwarmError
 from swarm.cli import addresses, common
 from swarm.cli.needs import check_needs, needs_of
@@ -31,6 +32,7 @@ from swarm.net.matchmaking import Matchmaker
 from swarm.net.tls import TrustStore, load_or_make_certificate
 from swarm.peer import Peer
 from swarm.settings import Settings
+from swarm.shards.needs import choose_shard
 from swarm.store import Store
 from verify.identity import Identity
 
@@ -139,7 +141,7 @@ async def _take_part(
 
     store = Store(choice.state_dir, choice.run)
     try:
-        learning = asyncio.create_task(_learn(choice, store, directory, view))
+        learning = asyncio.create_task(_learn(choice, identity.peer_id, store, directory, view))
         if not await _done_before(learning, stopped):
             return await _give_up(learning, stopped)
         manifest = learning.result()
@@ -156,6 +158,7 @@ async def _take_part(
             choice.meters,
             choice.grid,
             choice.embodied,
+            common.memory_of(choice.memory),
         )
         peer = Peer(identity, store, choice.run, directory, matchmaker, settings, view.show)
         running = asyncio.create_task(peer.run())
@@ -185,7 +188,7 @@ async def _give_up(task: asyncio.Task[Any], stopped: asyncio.Future[int]) -> int
     return stopped.result()
 
 
-async def _learn(choice: Choice, store: Store, directory: Directory, view: View) -> Manifest:
+async def _learn(choice: Choice, me: PeerID, store: Store, directory: Directory, view: View) -> Manifest:
     """The run's manifest, from disk or from a peer, once this machine is known to be enough for it."""
     genesis = store.genesis()
     if genesis is None:
@@ -197,12 +200,23 @@ async def _learn(choice: Choice, store: Store, directory: Directory, view: View)
         raise DeviceMissing(
             "--device cuda: torch finds no usable NVIDIA GPU; check `nvidia-smi`, or use --device cpu"
         )
-    needs = await asyncio.to_thread(needs_of, manifest, choice.archive)
+    shard = await asyncio.to_thread(_shard, choice, me, store, manifest)
+    needs = await asyncio.to_thread(needs_of, manifest, choice.archive, shard)
     view.show({"event": "notice", "text": str(needs)})
     check_needs(needs, store.snapshots, choice.memory)
     if manifest.data.mode == "own":
         view.show({"event": "notice", "text": OWN_DATA[manifest.aggregation.mode]})
     return manifest
+
+
+def _shard(choice: Choice, me: PeerID, store: Store, manifest: Manifest) -> int:
+    """The shard that this peer holds, or would take as things stand. Raises FitsNowhere."""
+    if manifest.model.shards == 1:
+        return 0
+    history, _ = store.history(choice.run)
+    if me in history.roster:
+        return history.shard_of(me)
+    return choose_shard(history, manifest, common.memory_of(choice.memory))
 
 
 def _tell_entry(choice: Choice, dht: SwarmDHT, view: View) -> None:

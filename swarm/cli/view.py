@@ -136,7 +136,12 @@ def sentence(event: Event) -> str:
             trial = (
                 f", with a trial of {event['trial']} slices that members look at" if event["trial"] else ""
             )
-            return f"asking to join after round {event['round']}{trial}"
+            shard = f" for shard {event['shard']}" if "shard" in event else ""
+            return f"asking to join after round {event['round']}{shard}{trial}"
+        case "halved":
+            return f"{event['rows']} sequences at once do not fit into memory; {event['now']} from now on"
+        case "replaced":
+            return f"shard {event['shard']} goes on without {event['was']}"
         case "void":
             why = event["reason"] or "so the others found"
             return f"round {event['round']} attempt {event['attempt']} came to nothing: {why}"

@@ -44,7 +44,8 @@ class Post:
     """A peer's post in a chain.
 
     `replicas`: of each shard, in order, who holds it: the chain's own peer first, then who steps in.
-    `microbatches`: of one slice. `slices`: at most. `in_flight`: microbatches between forward and backward.
+    `microbatches`: of one slice. `slices`: at most; `least`: with which the chain is closed at the earliest.
+    `in_flight`: microbatches between forward and backward.
     """
 
     place: Place
@@ -53,6 +54,7 @@ class Post:
     microbatches: int
     slices: int
     in_flight: int
+    least: int = 1
 
     @property
     def leader(self) -> PeerID:
@@ -314,7 +316,7 @@ class Chain:
         if self.ended is not None:
             return []
         if self._closing is None:
-            self._closing = max(1, self.done // self.post.microbatches)
+            self._closing = max(self.post.least, self.done // self.post.microbatches)
         return self._progress()
 
     def tick(self) -> list[ChainEffect]:
@@ -545,8 +547,9 @@ class Chain:
         post = self.post
         counted = open_certificate(self._statements, post.place, post.leader, self.post.replicas)
         self.ended = Ended(counted, self._statements, holds=True)
+        others = sorted({peer for held in post.replicas for peer in held} - {self.me})
         return [
-            *(Send(peer, Certificate(self._statements)) for peer in counted.path[1:]),
+            *(Send(peer, Certificate(self._statements)) for peer in others),
             self.ended,
         ]
 

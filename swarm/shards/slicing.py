@@ -105,22 +105,38 @@ def cut_layers(layers: int, count: int, *, layer: int, head: int) -> tuple[range
     return (*(range(a, b) for a, b in pairwise(edges)), range(before, layers))
 
 
-def cut_of(config: OPTConfig, index: int, count: int) -> Cut:
-    """Shard `index` of `count`. Raises CutRefused."""
+def cut_of(table: Model, index: int, count: int) -> Cut:
+    """Shard `index` of `count`: as `table.layers` says, else as `cut_layers` does. Raises CutRefused."""
+    return _cut(table.layers, config_of(table), index, count)
+
+
+def _cut(given: Sequence[int], config: OPTConfig, index: int, count: int) -> Cut:
     width, inner = config.hidden_size, config.word_embed_proj_dim
     layer = 4 * width * width + 2 * width * config.ffn_dim
     head = inner * config.vocab_size + (inner * width if inner != width else 0)
     ranges = cut_layers(config.num_hidden_layers, count, layer=layer, head=head)
+    if given:
+        ranges = _given(given, config.num_hidden_layers, count)
     if not 0 <= index < count:
         raise CutRefused(f"shard {index}: the model has the shards 0 to {count - 1}")
     return Cut(index, count, ranges[index])
+
+
+def _given(given: Sequence[int], layers: int, count: int) -> tuple[range, ...]:
+    if len(given) != count or sum(given) != layers or min(given) < 1:
+        raise CutRefused(
+            f"model.layers = {list(given)}: no cut of {layers} layers into {count} shards; name the decoder "
+            "layers of each shard, or leave it out"
+        )
+    edges = [sum(given[:index]) for index in range(count + 1)]
+    return tuple(range(a, b) for a, b in pairwise(edges))
 
 
 def shard_sizes(table: Model, count: int) -> tuple[Size, ...]:
     """The size of each shard, for placement. Raises ModelRefused, CutRefused."""
     found = []
     for index in range(count):
-        layout, cut = shard_layout(table, index, count), cut_of(config_of(table), index, count)
+        layout, cut = shard_layout(table, index, count), cut_of(table, index, count)
         sizes = {name: math.prod(shape) for name, shape in zip(layout.names, layout.shapes, strict=True)}
         matrices = sum(size for name, size in sizes.items() if ".embed_" not in name)
         found.append(Size(sum(sizes.values()), matrices * (PASSES_LAST if cut.last else PASSES)))
@@ -283,7 +299,7 @@ def untied(table: Model) -> OPTConfig:
 
 def _on_meta(table: Model, index: int, count: int) -> Shard:
     config = untied(table)
-    cut = cut_of(config, index, count)
+    cut = _cut(table.layers, config, index, count)
     with torch.device("meta"):
         return Shard(config, cut)
 

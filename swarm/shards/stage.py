@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 
 from proto.errors import SwarmError
+from swarm.batches import rows_at_once
 from swarm.layout import Layout
 from swarm.model import layout_of, load_vector
 from swarm.shards.slicing import Shard, VectorRefused
-from swarm.work import LOGITS
 
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 NO_MEMORY = "not enough memory"
@@ -99,6 +99,11 @@ class Stage:
     def vocabulary(self) -> int:
         """Token ids of the model."""
         return int(self._shard.config.vocab_size)
+
+    @property
+    def width(self) -> int:
+        """Elements of a hidden state."""
+        return int(self._shard.config.hidden_size)
 
     def load(self, vector: np.ndarray) -> None:
         """Take these weights, float32 [size]. Raises VectorRefused."""
@@ -308,7 +313,7 @@ class Stage:
 
 def microbatches(sequences: int, length: int, vocabulary: int) -> tuple[range, ...]:
     """The rows of a slice's microbatches: those of `swarm.work`, so that the logits of one stay small."""
-    rows = max(1, LOGITS // (length * vocabulary))
+    rows = rows_at_once(length, vocabulary)
     return tuple(range(at, min(at + rows, sequences)) for at in range(0, sequences, rows))
 
 

@@ -21,7 +21,8 @@ from secagg.messages import (
     Shown,
 )
 from swarm.effects import Apply, Effect, SaveEntered, Slot
-from swarm.round import HELD, Participant
+from swarm.held import HELD
+from swarm.round import Participant
 from swarm.testing import CHUNK, MOST, VirtualSwarm, virtual_manifest
 from tests.attacks.rounds import (
     Watch,
@@ -614,7 +615,7 @@ def test_thresholds_hold_for_every_roster_and_cell() -> None:
         machine = participant(history)
         may_collude, needed = colluders(roster), quorum(roster)
         for n in range(needed, roster + 1):
-            terms = machine._terms(PEERS[:n])
+            terms = machine._attempt.terms(PEERS[:n], 0)
             t, minimum = terms.threshold, terms.minimum
             assert 2 * t > n + may_collude
             assert t <= n

@@ -68,6 +68,7 @@ def advert_of(peer: PeerID, **changes: object) -> Advert:
         "head_size": 0,
         "head_root": bytes(32),
         "energy": None,
+        "chains": (),
     }
     return Advert.model_validate(fields | changes)
 

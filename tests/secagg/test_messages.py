@@ -20,6 +20,7 @@ from secagg.messages import (
     MAX_CELL,
     MAX_CHUNK_BYTES,
     MAX_CHUNKS,
+    MAX_SHARDS,
     MAX_STATEMENT,
     MAX_VOTE,
     SEALED_BYTES,
@@ -128,11 +129,13 @@ FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
     Advert: {
         **dict.fromkeys(("run", "snapshot", "commitment", "seed_commitment", "head_root"), digests),
         **dict.fromkeys(("seal_key", "mask_key", "data_root"), st.none() | digests),
-        **dict.fromkeys(("round", "attempt", "shard", "sequence", "tokens"), counts),
+        **dict.fromkeys(("round", "attempt", "sequence", "tokens"), counts),
+        "shard": st.integers(0, MAX_SHARDS - 1),
         **dict.fromkeys(("loss", "heldout", "data_count", "head_size"), counts),
-        "weight": st.integers(1, 1 << 16),
+        "weight": st.integers(0, 1 << 16),
         "accused": up_to(MAX_CELL, peers),
         "energy": st.sampled_from([None, LARGEST_CLAIM]),
+        "chains": up_to(3, up_to(3, statements)),
     },
     ShareList: {
         "sealed": up_to(MAX_CELL, st.binary(max_size=SEALED_BYTES)),
@@ -227,7 +230,7 @@ def largest() -> dict[type[Message], Message]:
             run=DIGEST,
             round=BIGGEST,
             attempt=BIGGEST,
-            shard=BIGGEST,
+            shard=MAX_SHARDS - 1,
             snapshot=DIGEST,
             sequence=BIGGEST,
             weight=1 << 16,
@@ -244,6 +247,7 @@ def largest() -> dict[type[Message], Message]:
             head_size=BIGGEST,
             head_root=DIGEST,
             energy=LARGEST_CLAIM,
+            chains=((bytes(2_560),) * 2,) * 8,
         ),
         shares,
         ShareLists(session=session, lists=(sign(SIGNER, shares),) * MAX_CELL),
@@ -318,7 +322,8 @@ def test_an_oversize_message_is_refused_before_it_is_read(kind: type[Message]) -
 
 
 TOO_LARGE: list[tuple[type[Message], str, object]] = [
-    (Advert, "weight", 0),
+    (Advert, "weight", -1),
+    (Advert, "shard", MAX_SHARDS),
     (Advert, "weight", (1 << 16) + 1),
     (Advert, "round", -1),
     (Advert, "tokens", 1 << 63),

@@ -31,6 +31,8 @@ founding_peers = []
 [model]
 preset = "tiny"              # tiny | opt-125m | opt-1.3b, or `source = "PATH or hub name"`
 shards = 1
+layers = []                  # decoder layers of each shard; empty = cut to be fast
+boundary = "fp16"            # tensors between shards: fp32 | fp16 | bf16 | int8
 dtype = "float32"
 
 [data]
@@ -79,6 +81,9 @@ snapshots_kept = 3
 [energy]
 joules_per_megabyte = 0.05   # the paper's figure; a parameter
 """
+
+LARGE = "[run]\nmin_peers = 8\n[model]\npreset = 'opt-1.3b'\nshards = 2\n"
+PLAIN_SHARDS = "[aggregation]\nmode = 'plain'\n[model]\nshards = 2\n"
 
 
 def refusal(text: str | bytes) -> str:
@@ -172,7 +177,33 @@ def test_the_ring_holds_every_possible_sum() -> None:
         ("[data]\nsource = 'mmluu'\n", 2, ['source = "mmluu"', "mmlu", ".parquet", "hub name"]),
         # combinations
         ("[data]\nmode = 'own'\n[model]\nshards = 2\n", 2, ['mode = "own"', "shards = 1"]),
-        ("[model]\nshards = 2\n", 2, ["several shards come later: set shards = 1".replace(":", ";")]),
+        # shards
+        ("[model]\nshards = 0\n", 2, ["shards = 0", "greater than or equal to 1"]),
+        ("[model]\nshards = 33\n", 2, ["shards = 33", "less than or equal to 32"]),
+        ("[model]\nlayers = [2, 0]\n", 2, ["layers = 0", "greater than or equal to 1"]),
+        ("[model]\nlayers = [true]\n", 2, ["layers = True", "valid integer"]),
+        ("[model]\nboundary = 'fp8'\n", 2, ['boundary = "fp8"', "'fp32', 'fp16', 'bf16' or 'int8'"]),
+        ("[model]\nshards = 3\n[run]\nmin_peers = 12\n", 2, ["tiny has 2 layers", "at most 2"]),
+        ("[model]\nshards = 2\n", 1, ["min_peers (by default)", "2 shards have a cell each", "set it to 8"]),
+        ("[run]\nmin_peers = 7\n[model]\nshards = 2\n", 2, ["min_peers = 7", "set it to 8", "plain"]),
+        ("[model]\npreset = 'opt-125m'\nshards = 9\n", 3, ["9 cells of 4 peers", "at most 8", "plain"]),
+        (
+            "[run]\nmin_peers = 1\n[model]\nshards = 2\n[aggregation]\nmode = 'plain'\n",
+            2,
+            ["each of 2 shards needs a peer", "set it to 2"],
+        ),
+        ("[model]\nlayers = [1, 1]\n", 2, ["names 2 shards, model.shards is 1", "leave it out"]),
+        (f"{PLAIN_SHARDS}layers = [1, 2]\n", 5, ["these are 3 layers, tiny has 2"]),
+        (
+            f"{LARGE}[data]\nsequence_length = 2048\n",
+            7,
+            ["1 x 2047 hidden states of 2048 in fp16 are 8392700 bytes", "at most 896", "model.boundary"],
+        ),
+        (
+            f"{LARGE}boundary = 'fp32'\n[data]\nsequence_length = 450\n",
+            8,
+            ["hidden states of 2048 in fp32", "at most 449"],
+        ),
         ("[run]\nmin_peers = 5\n[aggregation]\nlargest_cell = 4\n", 2, ["min_peers = 5", "at most 4"]),
         ("[aggregation]\nlargest_cell = 2\n", 1, ["min_peers (by default)", "at most 2"]),
         ("[run]\nrecovery_threshold = 2\n", 2, ["the founder is the only steward"]),
@@ -219,6 +250,24 @@ def test_fewer_than_four_peers_run_without_masks_only(peers: int) -> None:
     text = f"[run]\nmin_peers = {peers}\n"
     assert 'aggregation.mode = "plain"' in refusal(text)
     assert parse_manifest(f"{text}[aggregation]\nmode = 'plain'\n".encode()).run.min_peers == peers
+
+
+def test_a_model_in_shards_may_say_which_layers_each_has() -> None:
+    text = (
+        "[run]\nmin_peers = 8\n[model]\npreset = 'opt-125m'\nshards = 2\nlayers = [5, 7]\nboundary = 'int8'\n"
+    )
+    model = parse_manifest(text.encode()).model
+    assert (model.shards, model.layers, model.boundary) == (2, (5, 7), "int8")
+    assert parse_manifest(PLAIN_SHARDS.encode()).model.layers == ()
+
+
+@pytest.mark.parametrize(("length", "codec"), [(896, "fp16"), (449, "fp32"), (1_789, "int8")])
+def test_the_longest_boundary_tensor_fits_a_message_and_one_token_more_does_not(
+    length: int, codec: str
+) -> None:
+    text = f"{LARGE}boundary = '{codec}'\n[data]\nsequence_length = "
+    parse_manifest(f"{text}{length}\n".encode())
+    assert f"set it to at most {length}" in refusal(f"{text}{length + 1}\n")
 
 
 def test_inline_tables_and_dotted_keys_have_lines() -> None:

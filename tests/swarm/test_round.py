@@ -27,8 +27,9 @@ from swarm.effects import (
     Voided,
     Work,
 )
+from swarm.held import HELD, HELD_BYTES
 from swarm.order import DataView
-from swarm.round import HELD, HELD_BYTES, Participant
+from swarm.round import Participant
 from swarm.testing import VirtualSwarm, virtual_manifest
 from tests.verify.chain import (
     KEYS,

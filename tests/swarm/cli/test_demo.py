@@ -1,4 +1,4 @@
-"""The demo's attackers: who may attack, whose word counts, and what is shown of a ban."""
+"""The demo's attackers (who may attack, whose word counts, what is shown of a ban), and its shards."""
 
 from pathlib import Path
 
@@ -6,9 +6,14 @@ import pytest
 
 from swarm.attacks import UnknownAttack
 from swarm.cli.common import BadArgument
-from swarm.cli.demo_run import Course, Plan, check_attack
+from swarm.cli.demo_run import Course, Plan, check_attack, check_shards, manifest_text, shard_lines
 from swarm.cli.demo_swarm import DemoFailed
 from swarm.cli.view import View, sentence
+from swarm.manifest import Manifest, ManifestRefused, parse_manifest
+from swarm.rules import terms
+from verify.identity import Identity
+from verify.record import History
+from verify.statement import sign
 
 BAN = {"event": "ban", "peer_id": "12D3KooWliar", "round": 4, "reason": "update", "evidence": "ab" * 32}
 
@@ -66,3 +71,62 @@ def test_an_attackers_word_is_not_believed_and_an_honest_peers_is() -> None:
         assert heard.final == {}
         with pytest.raises(DemoFailed, match="peers do not agree"):
             heard.hear(1, {**agreed, "snapshot_hash": "bb"})
+
+
+def in_shards(peers: int, shards: int | None, manifest: Path | None = None) -> Plan:
+    return Plan(peers, None, Path("demo-run"), manifest, 0, None, shards=shards)
+
+
+def manifest_of(plan: Plan) -> Manifest:
+    others = sorted(Identity.generate().peer_id for _ in range(plan.peers - 1))
+    return parse_manifest(manifest_text(plan, others).encode())
+
+
+@pytest.mark.parametrize(
+    ("peers", "shards", "mode"), [(8, 2, "secure"), (7, 2, "plain"), (4, 2, "plain"), (4, 1, "secure")]
+)
+def test_shards_are_added_up_under_masks_where_each_has_four_peers(
+    peers: int, shards: int, mode: str
+) -> None:
+    plan = in_shards(peers, shards)
+    check_shards(plan)
+    made = manifest_of(plan)
+    assert (made.model.shards, made.run.min_peers, made.aggregation.mode) == (shards, peers, mode)
+
+
+def test_without_shards_the_demo_is_the_one_it_was() -> None:
+    assert "shards" not in manifest_text(in_shards(4, None), [])
+
+
+def test_more_shards_than_peers_are_refused_with_the_peers_it_takes() -> None:
+    with pytest.raises(BadArgument, match="--peers 3 or more"):
+        check_shards(in_shards(2, 3))
+
+
+def test_more_shards_than_layers_are_refused_by_the_manifest() -> None:
+    with pytest.raises(ManifestRefused, match="tiny has 2 layers"):
+        manifest_of(in_shards(12, 3))
+
+
+def test_a_manifest_of_the_users_keeps_its_mode(tmp_path: Path) -> None:
+    own = tmp_path / "run.toml"
+    own.write_text('[model]\npreset = "opt-125m"\nshards = 3\n[run]\nmin_peers = 12\n')
+    assert manifest_of(in_shards(12, None, own)).model.shards == 3
+    assert manifest_of(in_shards(8, 2, own)).aggregation.mode == "secure"
+    with pytest.raises(ManifestRefused, match="2 shards have a cell each"):
+        manifest_of(in_shards(4, 2, own))
+
+
+def test_who_holds_which_shard_is_told_where_there_are_several() -> None:
+    keys = sorted((Identity.generate() for _ in range(5)), key=lambda key: key.peer_id)
+    names = {key.peer_id: number for number, key in enumerate(keys)}
+
+    def lines(shards: int) -> list[str]:
+        plan = in_shards(5, shards)
+        raw = manifest_text(plan, [key.peer_id for key in keys[1:]]).encode()
+        snapshots = [bytes([at]) * 32 for at in range(shards)]
+        genesis = terms(parse_manifest(raw), raw, keys[0].peer_id, snapshots, bytes(32), 0)
+        return list(shard_lines(History.begin(sign(keys[0], genesis)), names))
+
+    assert lines(2) == ["shard 0: peers 0, 2, 4", "shard 1: peers 1, 3"]
+    assert lines(1) == []

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from swarm.cli.view import HEADER, View, row
+from swarm.cli.view import HEADER, Event, View, row, sentence
 
 ROUND = {
     "event": "round",
@@ -40,6 +40,28 @@ def test_output_that_is_no_terminal_is_plain_lines(capsys: pytest.CaptureFixture
         row(ROUND),
         "round 3 attempt 0 came to nothing: nobody came",
     ]
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"event": "joining", "round": 3, "trial": 0}, "asking to join after round 3"),
+        (
+            {"event": "joining", "round": 3, "trial": 0, "shard": 1},
+            "asking to join after round 3 for shard 1",
+        ),
+        (
+            {"event": "halved", "rows": 4, "now": 2, "reason": "DefaultCPUAllocator"},
+            "4 sequences at once do not fit into memory; 2 from now on",
+        ),
+        (
+            {"event": "replaced", "shard": 1, "was": "12D3KooWslow", "now": "12D3KooWother"},
+            "shard 1 goes on without 12D3KooWslow",
+        ),
+    ],
+)
+def test_what_happens_in_chains_is_told_in_a_sentence(event: Event, said: str) -> None:
+    assert sentence(event) == said
 
 
 def test_with_json_each_event_is_one_line_and_nothing_else_is_written(

@@ -24,6 +24,7 @@ from swarm.shards.slicing import (
     build_shard,
     build_untied,
     cut_layers,
+    cut_of,
     export_joined,
     first_vector,
     join_vectors,
@@ -87,6 +88,21 @@ def test_a_shard_that_is_not_there_is_refused(index: int) -> None:
 def test_counts_that_are_no_cut_are_refused(count: int) -> None:
     with pytest.raises(CutRefused, match="shards"):
         shard_layout(TINY, 0, count)
+
+
+def test_a_plan_says_which_layers_each_shard_has() -> None:
+    table = Model(preset="opt-125m", shards=3, layers=(2, 9, 1))
+    cuts = [cut_of(table, index, 3).layers for index in range(3)]
+    assert cuts == [range(0, 2), range(2, 11), range(11, 12)]
+    layers = {name.split(".")[3] for name in shard_layout(table, 1, 3).names}
+    assert layers == {str(at) for at in range(2, 11)}
+    assert len({size.parameters for size in shard_sizes(table, 3)}) == 3
+
+
+@pytest.mark.parametrize("layers", [(2, 9), (2, 9, 2), (3, 9, 0)])
+def test_a_plan_for_another_model_or_number_of_shards_is_refused(layers: tuple[int, ...]) -> None:
+    with pytest.raises(CutRefused, match="no cut of 12 layers into 3 shards"):
+        cut_of(Model(preset="opt-125m").model_copy(update={"layers": layers}), 0, 3)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])

@@ -1,0 +1,212 @@
+"""The rim of chains: one peer's crew with its sockets, its clock and its computing thread.
+
+The promise: what must not be said in two ways is on disk before it is said; a frame that comes before its
+attempt is held a while; whoever asks after the end is told how a chain was closed.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from proto.canonical import Message, PeerID
+from proto.errors import MessageRefused
+from swarm.effects import TrainChains, Work
+from swarm.manifest import Manifest
+from swarm.net.rpc import Refused, Unreachable
+from swarm.shards.chain import ChainRefused, ChainSpeech, Replaced, Starved
+from swarm.shards.compute import ShardCompute
+from swarm.shards.crew import Crew, CrewEffect, Done, Run, Speak, Task, Tick
+from swarm.shards.frames import decode, encode
+from swarm.shards.messages import Confirmation, Place
+from swarm.store import Store
+
+log = logging.getLogger(__name__)
+
+TICKS = 10
+"""Ticks of a window; each outlasts a microbatch, or its peer is taken for one that hangs."""
+LEAST_TICK = 1.0
+HELD = 64
+"""Frames that came before their attempt, at most."""
+OUTGOING = 256
+PAUSE_SECONDS = 0.2
+
+
+class Speaker(Protocol):
+    """See swarm.net.rpc.Transport."""
+
+    async def speak(self, to: PeerID, header: bytes, tensor: bytes) -> None: ...
+
+
+class ChainRunner:
+    """Runs the chains of one attempt after the other. `spawn`: in the background, errors end the peer."""
+
+    def __init__(
+        self,
+        me: PeerID,
+        run: bytes,
+        manifest: Manifest,
+        compute: ShardCompute,
+        speaker: Speaker,
+        sign: Callable[[Message], bytes],
+        store: Store,
+        emit: Callable[[dict[str, Any]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        moved: Callable[[int], None],
+    ) -> None:
+        self._me, self._run, self._manifest, self._compute = me, run, manifest, compute
+        self._speaker, self._sign, self._store, self._emit = speaker, sign, store, emit
+        self._spawn, self._moved = spawn, moved
+        self._crew: Crew | None = None
+        self._slot = (0, 0)
+        self._work: asyncio.Queue[Run] = asyncio.Queue()
+        self._done: asyncio.Future[Done] | None = None
+        self._outgoing: dict[PeerID, asyncio.Queue[Speak]] = {}
+        self._lost: set[PeerID] = set()
+        self._held: list[tuple[PeerID, Place, ChainSpeech]] = []
+        self.tick = max(LEAST_TICK, manifest.work.window_seconds / TICKS)
+
+    @property
+    def crew(self) -> Crew | None:
+        """That of the attempt under way, or of the last one."""
+        return self._crew
+
+    async def train(self, effect: TrainChains) -> Work:
+        """Take part in an attempt's chains until they are over. Raises NonFinite, OutOfMemory."""
+        await self._compute.begin(effect)
+        self._slot, self._work = effect.slot, asyncio.Queue()
+        self._done = asyncio.get_running_loop().create_future()
+        crew = self._crew = self._make_crew(effect)
+        computing = asyncio.create_task(self._compute_all(crew))
+        try:
+            self._do(crew.begin())
+            held, self._held = self._held, []
+            for sender, place, message in held:
+                if (place.round, place.attempt) == self._slot:
+                    self._hear(sender, place, message)
+            ticking = asyncio.create_task(self._ticks(crew))
+            try:
+                first: set[asyncio.Future[Any]] = {self._done, computing}
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ticking.cancel()
+            if computing.done():
+                computing.result()
+            done = self._done.result()
+            return await self._compute.finish(done.counted, done.certificates)
+        finally:
+            computing.cancel()
+
+    def _make_crew(self, effect: TrainChains) -> Crew:
+        manifest = self._manifest
+        grace = manifest.membership.round_timeout_seconds / 6
+        task = Task(
+            Place(self._run, *effect.slot, 0),
+            effect.shard,
+            effect.wired,
+            len(self._compute.batches),
+            manifest.work.slices,
+            manifest.model.boundary,
+            math.ceil(effect.seconds / self.tick),
+            max(2, math.ceil(grace / self.tick)),
+        )
+        closed = self._store.closed(effect.slot)
+        return Crew(self._me, task, self._sign_once, self._compute.check_tensor, closed)
+
+    def _sign_once(self, message: Message) -> bytes:
+        raw = self._sign(message)
+        if isinstance(message, Confirmation) and message.shard == 0:
+            self._store.save_closed((message.round, message.attempt), message.chain)
+        return raw
+
+    async def _compute_all(self, crew: Crew) -> None:
+        while True:
+            run = await self._work.get()
+            tensor = await self._compute.microbatch(run.chain, run.microbatch, run.backward, run.tensor)
+            self._do(crew.computed(run.chain, tensor))
+
+    async def _ticks(self, crew: Crew) -> None:
+        while True:
+            await asyncio.sleep(self.tick)
+            for peer in sorted(self._lost):
+                self._do(crew.came(peer))  # whoever is still gone is lost again at once
+            self._do(crew.tick())
+
+    async def on_frame(self, sender: PeerID, header: bytes, tensor: bytes) -> None:
+        """A peer of the roster speaks. Raises MessageRefused for what is no frame of this run."""
+        place, message = decode(header, tensor)
+        self._moved(len(header) + len(tensor))
+        self._lost.discard(sender)
+        if place.run != self._run:
+            raise ChainRefused("chain: of another run")
+        if (place.round, place.attempt) > self._slot:
+            if len(self._held) < HELD:
+                self._held.append((sender, place, message))
+            return
+        if (place.round, place.attempt) == self._slot and self._crew is not None:
+            self._hear(sender, place, message)
+
+    def _hear(self, sender: PeerID, place: Place, message: ChainSpeech) -> None:
+        assert self._crew is not None
+        try:
+            self._do(self._crew.heard(sender, place, message))
+        except MessageRefused as refusal:
+            log.info("a frame of %s: %s", sender, refusal)
+
+    def _do(self, effects: list[CrewEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Run():
+                    self._work.put_nowait(effect)
+                case Speak():
+                    self._speak(effect)
+                case Done():
+                    if self._done is not None and not self._done.done():
+                        self._done.set_result(effect)
+                case Replaced(shard, was, now):
+                    log.info("shard %d: %s steps in for %s", shard, now, was)
+                    self._emit({"event": "replaced", "shard": shard, "was": was, "now": now})
+                case Starved(shard):
+                    log.info("nobody of shard %d can be reached", shard)
+                case Tick():
+                    continue
+
+    def _speak(self, effect: Speak) -> None:
+        queue = self._outgoing.get(effect.to)
+        if queue is None:
+            queue = self._outgoing[effect.to] = asyncio.Queue(OUTGOING)
+            self._spawn(self._post(effect.to, queue))
+        if queue.full():
+            queue.get_nowait()  # it is asked for again
+        queue.put_nowait(effect)
+
+    async def _say(self, to: PeerID, header: bytes, tensor: bytes) -> None:
+        """Speak; a peer that just comes up, or breaks off, gets a tick to be there."""
+        end = time.monotonic() + self.tick
+        while True:
+            try:
+                return await self._speaker.speak(to, header, tensor)
+            except Unreachable:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _post(self, to: PeerID, queue: "asyncio.Queue[Speak]") -> None:
+        while True:
+            effect = await queue.get()
+            header, tensor = encode(effect.place, effect.message)
+            try:
+                await self._say(to, header, tensor)
+                self._moved(len(header) + len(tensor))
+                self._lost.discard(to)
+            except Refused as error:
+                log.info("a frame for %s: %s", to, error)
+            except Unreachable as error:
+                log.info("a frame for %s: %s", to, error)
+                while not queue.empty():
+                    queue.get_nowait()
+                self._lost.add(to)
+                if self._crew is not None:
+                    self._do(self._crew.lost(to))

@@ -1,0 +1,213 @@
+"""The computing thread of a peer that holds one shard: chains' microbatches instead of whole slices.
+
+The promise is that of `swarm.compute`: what comes back is a function of the order, the snapshot and the
+boundary tensors alone. A slice's microbatches are added in rising order; each slice is encoded alone as soon
+as its last one is through, under a number that does not depend on what will count.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from secagg.ring import CHUNK, Encoder
+from swarm.compute import Compute, WorkFile, micronats
+from swarm.data import Dataset
+from swarm.effects import OwnWork, TrainChains, Work
+from swarm.layout import Layout
+from swarm.manifest import Manifest
+from swarm.order import dither_of
+from swarm.shards.boundary import Shape, decode, encode, encoded_bytes
+from swarm.shards.crew import EVALUATED
+from swarm.shards.messages import Counted
+from swarm.shards.slicing import build_shard
+from swarm.shards.stage import Halved, Slice, Stage, microbatches
+from verify.commitment import Committed, chunk_digests
+
+
+@dataclass
+class Attempt:
+    """What one attempt's chains have given so far, by (chain, slice)."""
+
+    effect: TrainChains
+    encoder: Encoder
+    kept: WorkFile
+    open: dict[tuple[int, int], Slice] = field(default_factory=dict)
+    places: dict[tuple[int, int], int] = field(default_factory=dict)  # in `kept`
+    digests: dict[tuple[int, int], list[bytes]] = field(default_factory=dict)
+    losses: dict[tuple[int, int], float] = field(default_factory=dict)  # nats a token; last shard
+    heldout: dict[int, float] = field(default_factory=dict)  # sums of nats, by chain; last shard
+
+
+class ShardCompute(Compute):
+    """Computes shard `shard`. Arguments as of `Compute`; `say` hears of every microbatch that was halved."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        dataset: Dataset,
+        directory: Path,
+        shard: int,
+        device: str = "cpu",
+        threads: int = 1,
+        busy: Callable[[str], None] = lambda phase: None,
+        say: Callable[[Halved], None] = lambda halved: None,
+    ) -> None:
+        super().__init__(manifest, dataset, directory, device, threads, busy)
+        self.shard, self._say = shard, say
+        self._attempt: Attempt | None = None
+        self._loaded = b""
+        self._stage: Stage
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the shard's vector."""
+        return self._stage.layout
+
+    @property
+    def batches(self) -> tuple[range, ...]:
+        """The rows of a slice's microbatches."""
+        manifest = self._manifest
+        length = manifest.data.sequence_length - 1
+        return microbatches(manifest.work.sequences_per_slice, length, self._stage.vocabulary)
+
+    def check_tensor(self, raw: bytes) -> None:
+        """Raises BoundaryRefused for what is no boundary tensor of a microbatch of this run."""
+        codec, shapes = self._manifest.model.boundary, {self._shape(rows) for rows in self.batches}
+        fits = [shape for shape in shapes if encoded_bytes(shape, codec) == len(raw)]
+        decode(raw, codec, fits[0] if fits else max(shapes))
+
+    async def begin(self, effect: TrainChains) -> None:
+        """Be ready for the chains of an attempt; what is left of the last one is dropped."""
+        await self.run(lambda: self._begin(effect))
+
+    async def microbatch(self, chain: int, number: int, backward: bool, tensor: bytes | None) -> bytes:
+        """Compute a microbatch, as `swarm.shards.crew.Run` has it. Raises NonFinite, OutOfMemory."""
+        return await self.run(lambda: self._microbatch(chain, number, backward, tensor))
+
+    async def finish(self, counted: Sequence[Counted], chains: Sequence[tuple[bytes, ...]]) -> Work:
+        """The work of an attempt: all slices that the chains count, in order. `chains`: certificates."""
+        return await self.run(lambda: self._finish(counted, tuple(chains)))
+
+    # -- in the thread ----------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        torch.set_num_threads(self._threads)
+        table = self._manifest.model
+        self._stage = Stage(build_shard(table, self.shard, table.shards), self._device, self._say)
+
+    def _measure(self, name: bytes) -> int:
+        return 0  # chains measure the held-out loss: nobody has all of the model
+
+    def _load(self, name: bytes) -> None:
+        if self._loaded != name:
+            self._stage.load(self._snapshot(name).params)
+            self._loaded = name
+
+    def _begin(self, effect: TrainChains) -> None:
+        snapshot, manifest = self._snapshot(effect.snapshot), self._manifest
+        ring, rms = manifest.ring, manifest.aggregation.sanity_rms
+        encoder = Encoder(ring, snapshot.scales, self.layout.counts, effect.rounding, rms)
+        self._attempt = Attempt(effect, encoder, WorkFile(self._directory, self.layout.size, ring.dtype))
+
+    @property
+    def _now(self) -> Attempt:
+        assert self._attempt is not None
+        return self._attempt
+
+    def _microbatch(self, chain: int, number: int, backward: bool, tensor: bytes | None) -> bytes:
+        self._load(self._now.effect.snapshot)
+        slice_, at = divmod(number, len(self.batches))
+        if slice_ < EVALUATED:
+            return self._evaluate(chain, at, backward, tensor)
+        place = (chain, slice_ - EVALUATED)
+        tokens = self._tokens(place)
+        length = tokens.shape[1] - 1
+        work = self._now.open.get(place)
+        if work is None:
+            count = len(self.batches)
+            work = self._now.open[place] = Slice(tuple(range(count)), len(tokens) * length)
+        rows = self.batches[at]
+        here = slice(rows.start, rows.stop)
+        if not backward:
+            return self._give(self._stage.forward(work, at, self._input(tokens[here], rows, tensor)))
+        assert tensor is not None
+        if self._stage.cut.last:
+            wanted = np.ascontiguousarray(tokens[here, 1:])
+            found = self._stage.turn(work, at, self._taken(tensor, rows), wanted)
+        else:
+            found = self._stage.backward(work, at, self._taken(tensor, rows))
+        if work.done == len(work.microbatches):
+            self._complete(place, work)
+        return b"" if found is None else self._give(found)
+
+    def _evaluate(self, chain: int, at: int, backward: bool, tensor: bytes | None) -> bytes:
+        if backward and not self._stage.cut.last:
+            return b""
+        sample, rows = self._heldout_sample(), self.batches[at]
+        tokens = sample[np.arange(rows.start, rows.stop) % len(sample)]
+        x = self._input(tokens, rows, tensor)
+        if not self._stage.cut.last:
+            hidden = self._stage.evaluate(x)
+            assert isinstance(hidden, np.ndarray)
+            return self._give(hidden)
+        loss = self._stage.evaluate(x, np.ascontiguousarray(tokens[:, 1:]))
+        assert isinstance(loss, float)
+        self._now.heldout[chain] = self._now.heldout.get(chain, 0.0) + loss
+        return b""
+
+    def _complete(self, place: tuple[int, int], work: Slice) -> None:
+        now = self._now
+        del now.open[place]
+        encoded = now.encoder.encode(self._stage.finish(work), dither_of(*place))
+        now.digests[place] = chunk_digests(encoded, CHUNK)
+        now.places[place] = len(now.places)
+        now.losses[place] = work.loss / work.tokens
+        now.kept.add(encoded)
+
+    def _finish(self, counted: Sequence[Counted], chains: tuple[tuple[bytes, ...], ...]) -> Work:
+        now = self._now
+        done = [(one.chain, one.slices - EVALUATED) for one in counted]
+        order = now.effect.order(done)
+        places = [now.places[place] for place in order.chained]
+        update = np.zeros(self.layout.size, self._manifest.ring.dtype)
+        for at in places:
+            np.add(update, now.kept.slice(at), out=update)
+        committed = Committed(order.digest(), [now.digests[place] for place in order.chained], os.urandom(32))
+        length = self._manifest.data.sequence_length - 1
+        loss = heldout = 0.0
+        if self._stage.cut.last and order.chained:
+            loss = sum(now.losses[place] for place in order.chained) / len(places)
+            sequences = self.batches[-1].stop
+            heldout = now.heldout[done[0][0]] / (sequences * length)
+        return Work(
+            update,
+            len(places),
+            sum(map(len, order.slices)) * length,
+            micronats(loss),
+            micronats(heldout),
+            OwnWork(committed, lambda index: now.kept.slice(places[index])),
+            chains,
+        )
+
+    def _tokens(self, place: tuple[int, int]) -> np.ndarray:
+        chain, index = place
+        return self._dataset.sequences[list(self._now.effect.slices[chain][index])]
+
+    def _input(self, tokens: np.ndarray, rows: range, tensor: bytes | None) -> np.ndarray:
+        if self._stage.cut.first:
+            return np.ascontiguousarray(tokens[:, :-1])
+        assert tensor is not None
+        return self._taken(tensor, rows)
+
+    def _taken(self, tensor: bytes, rows: range) -> np.ndarray:
+        return decode(tensor, self._manifest.model.boundary, self._shape(rows))
+
+    def _give(self, x: np.ndarray) -> bytes:
+        return encode(x, self._manifest.model.boundary)
+
+    def _shape(self, rows: range) -> Shape:
+        return len(rows), self._manifest.data.sequence_length - 1, self._stage.width

@@ -1,0 +1,63 @@
+"""What holding a shard takes, and which one a newcomer takes: from a manifest and a history alone.
+
+Bytes are those of `benchmarks.shard_memory`, rounded up: what is promised to fit does. Speeds of members are
+not known here, so each counts as much as any other.
+"""
+
+from swarm.batches import LOGITS
+from swarm.layout import Layout
+from swarm.manifest import SECURE_PEERS, Manifest
+from swarm.model import config_of
+from swarm.shards.boundary import encoded_bytes
+from swarm.shards.placement import Holder, Need, place
+from swarm.shards.slicing import shard_layout, shard_sizes
+from swarm.snapshot import snapshot_bytes
+from verify.record import History
+
+PROCESS_BYTES = 450 << 20
+"""Python, torch, gRPC and the two child processes, before a model; measured."""
+STAGE_BYTES = 64 << 20
+"""Hidden states of the microbatches in flight, and of the one that is computed; measured."""
+EQUAL_SPEED = 1 << 40
+
+
+def vector_bytes(manifest: Manifest, layout: Layout) -> int:
+    """Memory for all that is as long as the vector: 36 bytes a parameter where the ring has 16 bits.
+
+    4 in the model, 4 in the gradient, 12 in each of two snapshots, the ring's in the update and in the sum.
+    """
+    return layout.size * (4 + 4 + 24 + 2 * manifest.ring.dtype.itemsize)
+
+
+def shard_needs(manifest: Manifest) -> tuple[Need, ...]:
+    """What each shard of a run takes. Raises ModelRefused, CutRefused."""
+    table, count = manifest.model, manifest.model.shards
+    length, width = manifest.data.sequence_length - 1, config_of(table).hidden_size
+    sequences = manifest.work.slices * manifest.work.sequences_per_slice
+    # Kept until the chain has ended: activations and gradients of a chain's slices, at each border.
+    border = 2 * sequences * encoded_bytes((1, length, width), table.boundary)
+    needs = []
+    for index, size in enumerate(shard_sizes(table, count)):
+        layout, ends = shard_layout(table, index, count), (index == 0) + (index == count - 1)
+        memory = PROCESS_BYTES + STAGE_BYTES + vector_bytes(manifest, layout) + (2 - ends) * border
+        memory += 3 * 4 * LOGITS if index == count - 1 else 0
+        needs.append(Need(memory, size.work, snapshot_bytes(layout)))
+    return tuple(needs)
+
+
+def choose_shard(history: History, manifest: Manifest, memory: int) -> int:
+    """The shard that a newcomer with so many bytes of memory takes: the one that the swarm lacks most.
+
+    A cell below the privacy floor sums nothing, so it counts as if nobody were there.
+    Raises FitsNowhere, MemoryRefused.
+    """
+    if manifest.model.shards == 1:
+        return 0
+    floor = SECURE_PEERS if manifest.aggregation.mode == "secure" else 1
+    holders = [
+        Holder(peer, memory, EQUAL_SPEED, shard)
+        for shard, cell in enumerate(history.cells)
+        for peer in cell
+        if len(cell) >= floor
+    ]
+    return place("this peer", memory, EQUAL_SPEED, holders, shard_needs(manifest))
