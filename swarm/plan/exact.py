@@ -3,8 +3,8 @@
 The promise: what it minimises is the cost of `swarm.plan.cost`, over all forms of `swarm.plan.search`: no
 rule of its own. One program for each number of chains. A *column* is a shard: its place (first, last, between
 them), its layers, its devices by kind; the shards between first and last are counted, not ordered, so that
-equal plans are one. Sums of columns are linear; the busiest, the slowest cell and the hops are variables above
-what is chosen; seconds x idle devices are seconds x the binary digits of their number.
+equal plans are one. Sums of columns are linear; the busiest, the slowest cell and the hops are variables
+above what is chosen; seconds x idle devices are seconds x the binary digits of their number.
 """
 
 import itertools
