@@ -1,13 +1,13 @@
-"""Who stands with whom where links differ pair by pair: devices into stages of equal size, stages into a line.
+"""Who stands with whom where links differ pair by pair: devices into equal stages, stages into a line.
 
-The promise: for the cost by which DT-FM plans (Yuan et al. 2022), DataP + 2 x PipeP, a partition that no
-worse neighbour-by-swap improves, from several starts; the same seed gives the same one.
+The promise: the cost is the one by which DT-FM plans (Yuan et al. 2022), DataP + 2 x PipeP, exactly; the
+partition is the best that swaps of two devices found from several starts; the same seed gives the same one.
 
     DataP  max over stages and their members i of the sum over members j of 2 (latency_ij + gradient seconds_ij)
     PipeP  the cheapest line through the stages; two in a row cost the slowest link of their best matching
 
-Matchings and lines are exact, by dynamic programs over sets, many candidates at once: stages and their sizes are
-at most MOST.
+Matchings and lines are exact, by dynamic programs over sets, many candidates at once: stages and their sizes
+are at most MOST. `swarm-plan` itself takes a link as its device's own, and has no pairs.
 """
 
 from collections.abc import Sequence
@@ -42,8 +42,8 @@ class Links:
         size = n // max(1, self.stages)
         if self.data.shape != (n, n) or self.pipe.shape != (n, n) or size * self.stages != n or not size:
             raise LinksRefused(
-                f"links {list(self.data.shape)} and {list(self.pipe.shape)} for {self.stages} stages: two squares, "
-                "with as many devices in each stage"
+                f"links {list(self.data.shape)} and {list(self.pipe.shape)} for {self.stages} stages: two "
+                "squares, with as many devices in each stage"
             )
         if max(size, self.stages) > MOST:
             raise LinksRefused(f"{self.stages} stages of {size}: at most {MOST} of either")
@@ -67,7 +67,7 @@ def price(links: Links, partition: np.ndarray) -> float:
 def arrange(links: Links, seed: int = 0, looks: int = 2_400) -> np.ndarray:
     """The best partition found, int [stages, size], with so many swaps looked at in all."""
     random = np.random.default_rng(seed)
-    begin = sorted(_starts(links, random), key=lambda partition: price(links, partition))[:4]
+    begin = sorted(_starts(links, random), key=lambda partition: price(links, partition))[:2]
     best, value = begin[0], price(links, begin[0])
     for start in begin:
         found, own = _improve(links, start, random, looks // len(begin))
