@@ -78,7 +78,7 @@ def plan_lines(ask: Ask, found: Found, grid: Grid) -> list[str]:
     thousand = plan.tokens / 1000
     lines += [
         "",
-        f"  {'a round':34}{'own values':>10}   middle 90 % of what the ranges allow",
+        f"  {'a round':34}{'own values':>10}   middle 90 % of the ranges",
         _told("seconds, while all are there", told.seconds),
         _told("seconds, averaged over days", told.day_seconds),
         _told("joules at the wall", told.joules),
