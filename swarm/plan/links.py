@@ -203,7 +203,8 @@ def _matched(costs: np.ndarray) -> np.ndarray:
             after = masks | 1 << column
             through = np.maximum(worst[masks], costs[:, row, column])
             worst[after] = np.minimum(worst[after], through)
-    return worst[-1]
+    found: np.ndarray = worst[-1]
+    return found
 
 
 def _lines(across: np.ndarray) -> np.ndarray:
