@@ -25,7 +25,7 @@ GOALS = {
 SET_UPS = tuple(
     (devices, model) for model in ("opt-125m", "opt-1.3b") for devices in ("laptops-4", "phones-15")
 )
-LOOKS = 2_400
+LOOKS = 1_200
 """Swaps that our search looks at against a minute of the genetic algorithm."""
 NOTES = (
     "DT-FM's problem is made by its description: 64 machines in 8 regions drawn from seed 0, 8 stages of 8, "
