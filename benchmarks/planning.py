@@ -37,8 +37,8 @@ NOTES = (
     "faster pricing, so that it sees more children in its time than DT-FM's own 4,900 in ten minutes.",
     "The cost has no terms for compute, memory, energy or unequal shards; `swarm-plan` plans by another one.",
     "unequal_throughput_over_dtfm: by forecast, on 8 laptops and 16 phones with OPT-125m, whose links are "
-    "alike, so that DT-FM's cost cannot tell its partitions apart; the mean of 20 of them, for the best number "
-    "of stages.",
+    "alike, so that DT-FM's cost cannot tell its partitions apart; the mean of 20 of them, for the best "
+    "number of stages.",
     "Forecasts: grid of the USA, 369 g/kWh; grams with the devices' making shared out by time. Nobody was "
     "found who says how fast an M2 Pro or a Snapdragon 888 trains, nor at how many watts: the intervals "
     "are wide. A value can lie below its interval: 0.05 J/MB is the low end of its range.",
@@ -76,7 +76,7 @@ def unequal(times: int) -> dict[str, float]:
     """Tokens a second by our plan over those by DT-FM's, both as forecast, on 8 laptops and 16 phones.
 
     DT-FM's cost sees links alone, and these are all alike: any partition into equal stages, of equal layers,
-    is as good to it. So `times` are drawn, for each number of stages, and the number with the best mean counts.
+    is as good to it. So `times` are drawn for each number of stages, and the one with the best mean counts.
     """
     grid = grid_of("USA")
     world = World(stated_grid(grid.grams_per_kwh, str(grid)))
