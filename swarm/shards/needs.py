@@ -7,18 +7,16 @@ not known here, so each counts as much as any other.
 from functools import lru_cache
 
 from proto.canonical import PeerID
-from swarm.batches import LOGITS
 from swarm.layout import Layout
 from swarm.manifest import SECURE_PEERS, Manifest
 from swarm.model import config_of
 from swarm.shards.boundary import encoded_bytes
 from swarm.shards.placement import Holder, Need, next_move, place
 from swarm.shards.slicing import shard_layout, shard_sizes
+from swarm.sizes import LOGITS, PROCESS_BYTES, bytes_a_parameter
 from swarm.snapshot import snapshot_bytes
 from verify.record import History
 
-PROCESS_BYTES = 450 << 20
-"""Python, torch, gRPC and the two child processes, before a model; measured."""
 STAGE_BYTES = 64 << 20
 """Hidden states of the microbatches in flight, and of the one that is computed; measured."""
 EQUAL_SPEED = 1 << 40
@@ -27,11 +25,8 @@ SPARE = 2
 
 
 def vector_bytes(manifest: Manifest, layout: Layout) -> int:
-    """Memory for all that is as long as the vector: 36 bytes a parameter where the ring has 16 bits.
-
-    4 in the model, 4 in the gradient, 12 in each of two snapshots, the ring's in the update and in the sum.
-    """
-    return layout.size * (4 + 4 + 24 + 2 * manifest.ring.dtype.itemsize)
+    """Memory for all that is as long as the vector."""
+    return layout.size * bytes_a_parameter(manifest.ring.dtype.itemsize)
 
 
 @lru_cache(4)
