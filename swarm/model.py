@@ -22,14 +22,9 @@ from secagg.ring import BLOCK
 from swarm.data import GPT2_EOS, Tokenizer
 from swarm.layout import Layout
 from swarm.manifest import Model
+from swarm.sizes import PRESETS, VOCABULARY
 
 FROZEN = "k_proj.bias"
-PRESETS: dict[str, dict[str, int]] = {
-    "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 256},
-    "opt-125m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "ffn_dim": 3072},
-    "opt-1.3b": {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "ffn_dim": 8192},
-}
-VOCABULARY = 50_272  # OPT's own: the 50,257 tokens of GPT-2, a pad, and room to a multiple of 16
 NO_CHANCE: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "layerdrop": 0.0}
 
 

@@ -20,10 +20,8 @@ from secagg.ring import Encoder, Ring
 from swarm.layout import Layout
 from swarm.model import bind_gradients, layout_of, load_vector
 from swarm.order import Order, trial_signs
+from swarm.sizes import LOGITS
 from swarm.snapshot import Snapshot
-
-LOGITS = 8 << 20
-"""Elements of logits at a time: 32 MiB, above which malloc maps and faults fresh pages on each use."""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,8 @@ from proto.errors import SwarmError
 from swarm.cli.common import show_size
 from swarm.manifest import Manifest
 from swarm.model import build_layout
+from swarm.sizes import LOGITS, PROCESS_BYTES, bytes_a_parameter
 from swarm.snapshot import DiskFull, snapshot_bytes
-from swarm.work import LOGITS
-
-PROCESS_BYTES = 450 << 20
-"""Python, torch, gRPC and the two child processes, before a model; measured."""
 
 
 class NotEnoughMemory(SwarmError):
@@ -37,12 +34,11 @@ class Needs:
 def needs_of(manifest: Manifest, archive: bool = False) -> Needs:
     """What a peer needs; with `archive` it keeps the snapshots of all rounds.
 
-    A parameter takes 4 bytes in the model, 4 in the gradient, 12 in each of two snapshots, and the
-    ring's bytes in the update and in the sum; 32 MiB of logits exist three times. Raises ModelRefused.
+    32 MiB of logits exist three times. Raises ModelRefused.
     """
     layout = build_layout(manifest.model)
     kept = manifest.run.rounds if archive else manifest.membership.snapshots_kept
-    each = 4 + 4 + 24 + 2 * manifest.ring.dtype.itemsize
+    each = bytes_a_parameter(manifest.ring.dtype.itemsize)
     return Needs(
         parameters=int(layout.counts.sum()),
         disk=(kept + 1) * snapshot_bytes(layout),

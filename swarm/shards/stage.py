@@ -27,7 +27,7 @@ from proto.errors import SwarmError
 from swarm.layout import Layout
 from swarm.model import layout_of, load_vector
 from swarm.shards.slicing import Shard, VectorRefused
-from swarm.work import LOGITS
+from swarm.sizes import LOGITS
 
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 NO_MEMORY = "not enough memory"
