@@ -1,8 +1,8 @@
 """How long a chain of shards takes for its microbatches.
 
 `stream` is the chain's own schedule, event by event: each stage does one thing at a time, backward before
-forward (1F1B), at most so many microbatches in flight; each direction of a link carries one tensor at a time.
-`chain_seconds` is the closed form that the planner uses too: everything once for the first microbatch, and
+forward (1F1B), at most so many microbatches in flight; a device sends one tensor at a time and receives one at
+a time, in either direction of the chain. `chain_seconds` is the closed form that the planner uses too: everything once for the first microbatch, and
 for each further one the busiest stage or link. A test holds them together.
 """
 
@@ -39,7 +39,7 @@ def stream(stages: Sequence[StageTime], hops: Sequence[Hop], microbatches: int, 
     ready: list[tuple[list[int], list[int]]] = [([], []) for _ in stages]  # backward, forward
     ready[0][1].extend(range(microbatches))
     open_, free = [0] * len(stages), [0.0] * len(stages)
-    links = {(at, way): 0.0 for at in range(last) for way in (0, 1)}
+    up, down = [0.0] * len(stages), [0.0] * len(stages)
     events: list[tuple[float, int, int, int, int]] = []  # time, order, stage, way (0 back, 1 forth), microbatch
     order, now, done = 0, 0.0, 0.0
 
@@ -49,9 +49,12 @@ def stream(stages: Sequence[StageTime], hops: Sequence[Hop], microbatches: int, 
         heapq.heappush(events, (time, order, stage, way, microbatch))
 
     def send(at: int, way: int, to: int, microbatch: int) -> None:
-        begin = max(now, links[at, way])
-        links[at, way] = begin + hops[at].busy
-        push(links[at, way] + hops[at].latency, to, 2 + way, microbatch)
+        sender = at if way else at + 1
+        begin, busy = max(now, up[sender]), hops[at].busy
+        up[sender] = begin + busy
+        # It is received while it is sent, as soon as the receiver's link has room for it.
+        arrived = down[to] = max(begin, down[to]) + busy
+        push(arrived + hops[at].latency, to, 2 + way, microbatch)
 
     def work(stage: int) -> None:
         back, forth = ready[stage]
@@ -87,10 +90,20 @@ def chain_seconds(
 ) -> np.ndarray:
     """Seconds of so many microbatches. `compute`: [..., stages], forward and backward; `busy`, `latency`:
     [..., stages - 1] of each hop, one way."""
+    slowest = busiest(compute, busy)
+    return np.asarray(fill_seconds(compute, busy, latency) + (microbatches - 1) * slowest)
+
+
+def busiest(compute: np.ndarray, busy: np.ndarray) -> np.ndarray:
+    """Seconds that the busiest stage or link of a chain needs for each microbatch: a device sends to both its
+    neighbours, activations to one and gradients to the other."""
     slowest = compute.max(-1)
     if busy.shape[-1]:
-        slowest = np.maximum(slowest, busy.max(-1))
-    return np.asarray(fill_seconds(compute, busy, latency) + (microbatches - 1) * slowest)
+        apart = np.zeros((*busy.shape[:-1], busy.shape[-1] + 1))
+        apart[..., :-1] += busy
+        apart[..., 1:] += busy
+        slowest = np.maximum(slowest, apart.max(-1))
+    return np.asarray(slowest)
 
 
 def fill_seconds(compute: np.ndarray, busy: np.ndarray, latency: np.ndarray) -> np.ndarray:

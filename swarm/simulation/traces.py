@@ -43,6 +43,7 @@ class Habits:
 
     night_hour: float
     night_spread_hours: float
+    night_zones_hours: float
     session_spread: float
     interruptions_per_hour: float
     interruption_seconds: float
@@ -64,7 +65,8 @@ def made_up(share: float, ways: Habits, seconds: float, seed: Sequence[int]) -> 
         # Interruptions take part of a night away: it is so much longer. A mean of exp is not exp of a mean.
         lost = ways.interruptions_per_hour * ways.interruption_seconds / 3600
         mean = min(0.98, share * (1 + lost)) * math.exp(-(ways.session_spread**2) / 2)
-        usual = random.normal(ways.night_hour, ways.night_spread_hours) * 3600
+        zone = random.uniform(-0.5, 0.5) * ways.night_zones_hours
+        usual = (random.normal(ways.night_hour, ways.night_spread_hours) + zone) * 3600
         nights = []
         for day in range(-1, math.ceil(seconds / DAY) + 2):
             length = min(0.99, mean * math.exp(random.normal(0.0, ways.session_spread))) * DAY
