@@ -74,7 +74,9 @@ class Device:
 
     `memory`: bytes that a run may take. `speed`: FLOP/s sustained in training, before `thermal`, the share of
     it kept under lasting load. `watts_*`: what the device draws; `wall`: joules at the wall for each of them.
-    `up`, `down`: bytes a second; `latency`: seconds a hop. `availability`: share of the day it is there.
+    `up`, `down`: bytes a second; `latency`: seconds a hop; `joules_per_byte`: sent or received, before
+    `wall`. `availability`: share of the day it is there; `redo`: share of its work that is done again for
+    those who went.
     `embodied_kg`: CO2e of making it, `lifespan`: seconds it lives, `used`: share of them it does anything.
     """
 
@@ -89,7 +91,9 @@ class Device:
     up: Figure
     down: Figure
     latency: Figure
+    joules_per_byte: Figure
     availability: Figure
+    redo: Figure
     embodied_kg: Figure
     lifespan: Figure
     used: Figure
@@ -127,6 +131,8 @@ KEYS = {
     "up_megabytes_per_second": Key("up", "MB/s", MEGA, 1e-4, 1e6),
     "down_megabytes_per_second": Key("down", "MB/s", MEGA, 1e-4, 1e6),
     "latency_ms": Key("latency", "ms", 1e-3, 0.0, 1e5),
+    "joules_per_megabyte": Key("joules_per_byte", "J/MB sent or received", 1 / MEGA, 0.0, 1e3),
+    "redo_share": Key("redo", "of its work, done again for devices that went", 1.0, 0.0, 10.0),
     "availability_share": Key("availability", "of the day", 1.0, 0.001, 1.0),
     "embodied_kg": Key("embodied_kg", "kg CO2e", 1.0, 0.0, 1e6),
     "lifespan_years": Key("lifespan", "years", SECONDS_PER_YEAR, 0.1, 100.0),
@@ -195,12 +201,18 @@ def profile_device(profile: str, count: int) -> Device:
         speed=own("peak-tflops").times(own("reached")).scaled(TERA),
         thermal=shared("thermal"),
         watts_busy=_sum(own("watts"), server) if kind.cloud else own("watts"),
-        watts_idle=_sum(own("idle-watts"), server) if kind.cloud else own("idle-watts"),
+        watts_idle=_sum(own("idle-watts"), server)
+        if kind.cloud
+        else own("idle-watts").times(parameter_figure("edge.idle-charged")),
         wall=parameter_figure("cloud.pue") if kind.cloud else own("charger"),
         up=link,
         down=link,
         latency=latency,
+        joules_per_byte=parameter_figure(
+            "cloud.joules-per-megabyte" if kind.cloud else "edge.joules-per-megabyte"
+        ).scaled(1 / MEGA),
         availability=shared("availability"),
+        redo=shared("redo"),
         embodied_kg=_sum(own("embodied-kg"), parameter_figure("cloud.server-kg"))
         if kind.cloud
         else own("embodied-kg"),

@@ -60,7 +60,8 @@ class Plan:
     each its path, one device of every shard; a fast device is in several. Devices' ids are `Device.ids()`.
 
     A round: every chain trains `slices` slices of `sequences_per_slice` sequences, each of
-    `sequence_length` tokens. `gap`: how far at most the objective lies above the best there is (0.02: 2 %), None if nobody knows.
+    `sequence_length` tokens. `gap`: how far at most the objective lies above the best there is (0.02: 2 %),
+    None if nobody knows.
     """
 
     model: str
