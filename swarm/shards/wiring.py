@@ -104,7 +104,8 @@ def draw_paths(
 def stand_ins(
     beacon: bytes, round_: int, attempt: int, peers: Mapping[PeerID, int], chain: int, shard: int, own: PeerID
 ) -> tuple[PeerID, ...]:
-    """Who steps in for `own`, a chain's peer of a shard, in turn. `peers`: all of the shard's, as in `wire`."""
+    """Who steps in for `own`, a chain's peer of a shard, in turn. `peers`: all of the shard's, as in
+    `wire`."""
     return _in_turn(_seed(beacon, round_, attempt, shard), chain, own, weights_of(peers))
 
 

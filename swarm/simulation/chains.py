@@ -1,9 +1,10 @@
 """How long a chain of shards takes for its microbatches.
 
 `stream` is the chain's own schedule, event by event: each stage does one thing at a time, backward before
-forward (1F1B), at most so many microbatches in flight; a device sends one tensor at a time and receives one at
-a time, in either direction of the chain. `chain_seconds` is the closed form that the planner uses too: everything once for the first microbatch, and
-for each further one the busiest stage or link. A test holds them together.
+forward (1F1B), at most so many microbatches in flight; a device sends one tensor at a time and receives one
+at a time, in either direction of the chain. `chain_seconds` is the closed form that the planner uses too:
+everything once for the first microbatch, and for each further one the busiest stage or link. A test holds
+them together.
 """
 
 import heapq
@@ -40,7 +41,8 @@ def stream(stages: Sequence[StageTime], hops: Sequence[Hop], microbatches: int, 
     ready[0][1].extend(range(microbatches))
     open_, free = [0] * len(stages), [0.0] * len(stages)
     up, down = [0.0] * len(stages), [0.0] * len(stages)
-    events: list[tuple[float, int, int, int, int]] = []  # time, order, stage, way (0 back, 1 forth), microbatch
+    # Time, order, stage, what (backward done, forward done, gradient here, activation here), which.
+    events: list[tuple[float, int, int, int, int]] = []
     order, now, done = 0, 0.0, 0.0
 
     def push(time: float, stage: int, way: int, microbatch: int) -> None:

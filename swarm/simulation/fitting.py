@@ -13,7 +13,7 @@ import numpy as np
 
 from proto.canonical import PeerID
 from swarm.phases import PHASES
-from swarm.simulation.machine import LARGEST, WINDOW, LinkedSwarm, Link, measure
+from swarm.simulation.machine import LARGEST, WINDOW, Link, LinkedSwarm, measure
 
 MEMBERS = (4, 6, 8, 12, LARGEST)
 LINKS = (Link(0.05, 0.0), Link(0.01, 4.0), Link(0.05, 1.0))
@@ -23,10 +23,10 @@ LOST_ROUND = 2
 TRIES = 6
 """What is lost with a member depends on whose turn it is to propose: the mean over so many draws."""
 HEAD = """\
-# Seconds of a round's phases: latency x (hops + hops-by-log ln n) + vector x vectors x (n - 1) / n, for n members;
-# `latency`: seconds that a statement takes at most; `vector`: seconds of an encoded vector through a link one way.
-# A member lost in the phase costs `lost` round time-outs on average, and where `void` is 1 the attempt. Fitted to the
-# real round machine with {members} members on a virtual clock, by swarm/simulation/fitting.py.
+# Seconds of a round's phases (n members): latency x (hops + hops-by-log ln n) + vector x vectors x (n - 1)/n
+# `latency`: seconds that a statement takes at most; `vector`: of an encoded vector through a link one way.
+# A member lost in the phase costs `lost` round time-outs on average, and where `void` is 1 the attempt.
+# Fitted to the real round machine with {members} members on a virtual clock: swarm/simulation/fitting.py.
 phase,hops,hops-by-log,vectors,lost,void"""
 
 

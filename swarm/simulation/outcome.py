@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 USES = ("compute", "lost", "again", "checks", "trials", "exchange", "wait", "network")
-"""Where joules go: work that entered the model; work that did not (void attempts, broken chains, slices that the
-window's end cut off, lies that were caught); work done again for those who went; checks; newcomers' trials;
-masks and outer steps; waiting; the network."""
+"""Where joules go: work that entered the model; work that did not (void attempts, broken chains, slices that
+the window's end cut off, lies that were caught); work done again for those who went; checks; newcomers'
+trials; masks and outer steps; waiting; the network."""
 WORK = ("compute", "lost", "again", "checks", "trials", "exchange")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A record: when, how long its round took, attempts, tokens, joules at the wall, members there, spares."""
+    """A record: when, how long its round took, attempts, tokens, joules at the wall, members there,
+    spares."""
 
     at: float
     seconds: float

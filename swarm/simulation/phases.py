@@ -1,8 +1,9 @@
 """How long the phases of a round take in a cell, and what a member costs that is lost in one.
 
-The promise: what the network takes is the table in phase_times.csv, which was fitted to the real round machine
-with up to 16 members on a virtual clock (`swarm.simulation.fitting`) and is tested against it; up to 32 members
-are extrapolated. What processors take is added from measured figures. A cell of one member has nobody to meet.
+The promise: what the network takes is the table in phase_times.csv, which was fitted to the real round
+machine with up to 16 members on a virtual clock (`swarm.simulation.fitting`) and is tested against it; up to
+32 members are extrapolated. What processors take is added from measured figures. A cell of one member has
+nobody to meet.
 """
 
 import csv
@@ -55,9 +56,9 @@ def phase_times() -> dict[str, PhaseTime]:
 
 @dataclass(frozen=True)
 class Cell:
-    """A shard's cell in an attempt. `parameters`: of the shard; `latency` and `vector` as above, of the slowest
-    member; `fixed`, `masking`, `outer`: seconds of meeting, of masks (a member and million parameters), of an
-    outer step (a million parameters)."""
+    """A shard's cell in an attempt. `parameters`: of the shard; `latency` and `vector` as above, of the
+    slowest member; `fixed`, `masking`, `outer`: seconds of meeting, of masks (a member and million
+    parameters), of an outer step (a million parameters)."""
 
     members: int
     parameters: int

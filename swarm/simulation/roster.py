@@ -10,7 +10,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from swarm.shards.placement import MOST_MEMORY, SCALE, FitsNowhere, Holder, Move, Need, next_move, place, share
+from swarm.shards.placement import (
+    MOST_MEMORY,
+    SCALE,
+    FitsNowhere,
+    Holder,
+    Move,
+    Need,
+    next_move,
+    place,
+    share,
+)
 from swarm.simulation.crowd import SECURE_CELL, Crowd, Terms
 from verify.record import newcomers, quorum, thresholds, trials
 
@@ -145,7 +155,7 @@ class Rosters:
             self.shard[int(move.peer)] = move.to
         return move
 
-    # -- going ------------------------------------------------------------------------------------------------
+    # -- going ----------------------------------------------------------------------------------------------
 
     def leave(self, device: int) -> None:
         """A goodbye, a suspension or a ban takes effect."""
@@ -162,7 +172,7 @@ class Rosters:
             self.leave(device)
         return gone
 
-    # -- placement --------------------------------------------------------------------------------------------
+    # -- placement ------------------------------------------------------------------------------------------
 
     def _room(self) -> np.ndarray:
         """Which cells have room, counting those on their way."""
@@ -183,12 +193,15 @@ class Rosters:
             return None
 
     def _holders(self) -> list[Holder]:
-        """The members of each shard as one holder whose share of it is exactly the sum of theirs: what `place`
-        asks of all of them, in a hundredth of its time."""
-        return [_sum_of(shard, own, self.terms.needs[shard]) for shard, own in self._speeds_by_shard().items()]
+        """The members of each shard as one holder whose share of it is exactly the sum of theirs: what
+        `place` asks of all of them, in a hundredth of its time."""
+        return [
+            _sum_of(shard, own, self.terms.needs[shard]) for shard, own in self._speeds_by_shard().items()
+        ]
 
     def _summary(self) -> list[Holder]:
-        """For `next_move`: of members that are alike one may move, the others are summed up and too small to."""
+        """For `next_move`: of members that are alike one may move, the others are summed up and too small
+        to."""
         found = list[Holder]()
         alike: dict[tuple[int, int, int], list[int]] = {}
         for device in np.flatnonzero(self.shard >= 0):

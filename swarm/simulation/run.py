@@ -28,8 +28,8 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Setting:
-    """What happens to a run. `seconds`: of it; `attackers`: share of the devices that lie in all their slices;
-    `heat_seconds`, `recovery_seconds`, `goodbye_waits`: see parameters.csv."""
+    """What happens to a run. `seconds`: of it; `attackers`: share of the devices that lie in all their
+    slices; `heat_seconds`, `recovery_seconds`, `goodbye_waits`: see parameters.csv."""
 
     seconds: float
     seed: int
@@ -124,7 +124,7 @@ class _Run:
         self.out.seconds = self.now
         return self.out
 
-    # -- time -------------------------------------------------------------------------------------------------
+    # -- time -----------------------------------------------------------------------------------------------
 
     def _until(self, time: float) -> list[tuple[float, int, int]]:
         """Let devices come and go up to a time; the clock stands there then. What happened."""
@@ -182,7 +182,7 @@ class _Run:
         self.out.recoveries += struck
         self._let_in()
 
-    # -- who is there -----------------------------------------------------------------------------------------
+    # -- who is there ---------------------------------------------------------------------------------------
 
     def _there(self) -> np.ndarray:
         """Members that can take part in an attempt now."""
@@ -211,7 +211,7 @@ class _Run:
         self._let_in()
         return True
 
-    # -- an attempt -------------------------------------------------------------------------------------------
+    # -- an attempt -----------------------------------------------------------------------------------------
 
     def _try(self) -> None:
         crowd, terms = self.crowd, self.terms
@@ -254,8 +254,8 @@ class _Run:
     def _exchange(
         self, began: float, cells: Sequence[tuple[np.ndarray, np.ndarray]], stayed: np.ndarray
     ) -> tuple[str | None, dict[str, float], list[Loss]]:
-        """From the window's end to the decision, all cells side by side: why the attempt is void, if it is; the
-        slowest cell's seconds by phase; who was lost on the way."""
+        """From the window's end to the decision, all cells side by side: why the attempt is void, if it is;
+        the slowest cell's seconds by phase; who was lost on the way."""
         slowest: dict[str, float] = {}
         void: str | None = None
         lost: list[Loss] = []
@@ -309,7 +309,7 @@ class _Run:
         away = np.isin(made.posts, [*gone, *(one.device for one in lost)]).any(axis=1)
         return np.where(away, 0, made.slices)
 
-    # -- a record ---------------------------------------------------------------------------------------------
+    # -- a record -------------------------------------------------------------------------------------------
 
     def _record(self, made: Trained, counted: np.ndarray, stayed: np.ndarray, lost: set[int]) -> None:
         out, rosters = self.out, self.rosters
@@ -384,7 +384,7 @@ class _Run:
             if self.liar[device] and not self.liar[checker] and not known:
                 self.bans.append((out.records + BAN_RECORDS, int(device)))
 
-    # -- what it costs ----------------------------------------------------------------------------------------
+    # -- what it costs --------------------------------------------------------------------------------------
 
     def _charge(
         self,
@@ -410,7 +410,9 @@ class _Run:
         part = np.divide(share, whole, out=np.zeros(len(crowd)), where=whole > 0)
         millions = np.zeros(len(crowd))
         members = np.flatnonzero(there)
-        sizes = np.bincount(self.rosters.shard[members][self.rosters.shard[members] >= 0], minlength=terms.shards)
+        sizes = np.bincount(
+            self.rosters.shard[members][self.rosters.shard[members] >= 0], minlength=terms.shards
+        )
         masked = np.zeros(len(crowd))
         for shard, load in enumerate(terms.loads):
             own = members[self.rosters.shard[members] == shard]

@@ -9,6 +9,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def read_traces(path: Path, devices: Sequence[str], seconds: float) -> dict[str,
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceRefused(f"{path} cannot be read as CSV ({error}): name a UTF-8 file") from None
     for device, stretches in found.items():
-        if any(after[0] < before[1] for before, after in zip(stretches, stretches[1:], strict=False)):
+        if any(after[0] < before[1] for before, after in pairwise(stretches)):
             raise TraceRefused(f"{path}: stretches of {device} overlap or are out of order; sort them")
     return {
         device: _within([Stretch(*one, False) for one in stretches], seconds)

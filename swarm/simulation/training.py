@@ -38,8 +38,8 @@ class Window:
 @dataclass(frozen=True)
 class Trained:
     """`posts`: chains x shards, who did the work in the end. `slices`: that each chain counts. `done`,
-    `again`: microbatches computed by each post, and those of a lost peer's that were computed anew. `seconds`:
-    busy, of each device; `bytes`: sent and received between stages."""
+    `again`: microbatches computed by each post, and those of a lost peer's that were computed anew.
+    `seconds`: busy, of each device; `bytes`: sent and received between stages."""
 
     posts: np.ndarray
     slices: np.ndarray
@@ -56,15 +56,8 @@ def train(crowd: Crowd, terms: Terms, window: Window, seed: bytes) -> Trained:
     posts, leads = _stood_in(crowd, terms, window, beacon, paths)
     held = posts >= 0
     whole = held.all(axis=1)
-    alone = np.where(held, terms.flops * terms.row_tokens / window.speed[posts], 0.0)
-    turns = np.where(held, np.bincount(posts[held], minlength=len(crowd))[posts], 1)
+    alone, pace, fill = paces(crowd, terms, posts, window.speed)
     size = terms.job.boundary_bytes
-    up, down, late = crowd.up[posts], crowd.down[posts], crowd.latency[posts]
-    ways = np.minimum(np.minimum(up[:, :-1], down[:, 1:]), np.minimum(up[:, 1:], down[:, :-1]))
-    shared = np.maximum(turns[:, :-1], turns[:, 1:])
-    latency = np.maximum(late[:, :-1], late[:, 1:])
-    pace = busiest(alone * turns, size / ways * shared)
-    fill = fill_seconds(alone, size / ways, latency)
 
     seconds, again, moved = (np.zeros(len(crowd)) for _ in range(3))
     each, total = terms.job.microbatches, terms.job.slices * terms.job.microbatches
@@ -100,6 +93,29 @@ def train(crowd: Crowd, terms: Terms, window: Window, seed: bytes) -> Trained:
     return Trained(posts, slices, done, seconds, again, moved)
 
 
+def paces(
+    crowd: Crowd, terms: Terms, posts: np.ndarray, speed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds of chains: of a microbatch at each post, were it in one chain only, [chains, shards]; of each
+    further microbatch, where a device is shared by the chains that it is in; of the first one. `posts`: -1
+    where nobody is."""
+    held = posts >= 0
+    alone = np.where(held, terms.flops * terms.row_tokens / speed[posts], 0.0)
+    turns = np.where(held, np.bincount(posts[held], minlength=len(crowd))[posts], 1)
+    up, down, late = crowd.up[posts], crowd.down[posts], crowd.latency[posts]
+    ways = np.minimum(np.minimum(up[:, :-1], down[:, 1:]), np.minimum(up[:, 1:], down[:, :-1]))
+    busy = terms.job.boundary_bytes / ways
+    latency = np.maximum(late[:, :-1], late[:, 1:])
+    pace = busiest(alone * turns, busy * np.maximum(turns[:, :-1], turns[:, 1:]))
+    return alone, pace, fill_seconds(alone, busy, latency)
+
+
+def planned_window(crowd: Crowd, terms: Terms, chains: Sequence[Sequence[int]]) -> float:
+    """Seconds in which all the chains of a plan do all their slices, on warm devices."""
+    _, pace, fill = paces(crowd, terms, np.array(chains), crowd.lasting)
+    return float((fill + (terms.job.slices * terms.job.microbatches - 1) * pace).max())
+
+
 def _drawn(crowd: Crowd, terms: Terms, window: Window, beacon: bytes) -> tuple[tuple[int, ...], ...]:
     """The wiring's own draw, over the whole roster: nobody knows yet who is not there."""
     drawn = draw_paths(beacon, window.number, window.attempt, _throughput(crowd, terms, window.roster))
@@ -119,7 +135,8 @@ def _of_shard(crowd: Crowd, terms: Terms, roster: Sequence[np.ndarray], shard: i
 def _stood_in(
     crowd: Crowd, terms: Terms, window: Window, beacon: bytes, paths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Paths with somebody who is there in every post, -1 where nobody is; and which chains have their leader."""
+    """Paths with somebody who is there in every post, -1 where nobody is; and which chains have their
+    leader."""
     posts, leads = paths.copy(), window.there[paths[:, 0]]
     for chain, shard in zip(*np.nonzero(~window.there[paths]), strict=True):
         after = _next(crowd, terms, window, beacon, int(chain), int(shard), int(paths[chain, shard]))
