@@ -136,7 +136,7 @@ def simulate(
     _say(simulate_view.run_lines(done, str(electricity)))
     if plot is not None:
         print(f"wrote {plot}")
-    print("What is fitted, assumed and left out: docs/simulation.md, swarm-simulate --parameters")
+    print("What is fitted, and what assumed: docs/simulation.md, --parameters")
 
 
 def _job(planned: Plan | None, model: str, sequence_length: int) -> Job:

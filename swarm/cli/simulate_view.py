@@ -86,10 +86,10 @@ def paper_lines(steps: Sequence[PaperStep], grid: str) -> Iterator[str]:
 
 def parameter_lines(values: dict[str, float]) -> Iterator[str]:
     """What is assumed beside the devices' figures."""
-    yield f"{'parameter':24}{'value':>9}  {'range':16} {'unit':10} known by"
+    yield f"{'parameter':24}{'value':>9}  {'range':15} {'unit':10} known by"
     for name, p in PARAMETERS.items():
         mark = "*" if values[name] != p.value else " "
-        yield f"{name:24}{values[name]:9g}{mark} {f'{p.low:g} to {p.high:g}':16} {p.unit:10} {p.basis}"
+        yield f"{name:24}{values[name]:9g}{mark} {f'{p.low:g} to {p.high:g}':15} {p.unit:10} {p.basis}"
         yield from textwrap.wrap(p.source, WIDTH, initial_indent="      ", subsequent_indent="      ")
     yield from _wrapped("The devices' figures: swarm-plan --devices WHICH --figures")
 
@@ -111,8 +111,8 @@ def _attacker_lines(done: Simulated) -> Iterator[str]:
     said = f", after {after[len(after) // 2]} rounds (median)" if after else ""
     yield from _wrapped(
         f"{out.attackers} devices lie in all their slices; checked with a chance of {done.ask.rate:g} a "
-        f"round, {len(after)} were banned{said}; {out.poisoned / max(1, out.slices):.2%} of the slices that entered "
-        "the model were lies. (The others never became members, or not for long.)"
+        f"round, {len(after)} were banned{said}; {out.poisoned / max(1, out.slices):.2%} of the slices that "
+        "entered the model were lies. (The others never became members, or not for long.)"
     )
 
 

@@ -108,9 +108,15 @@ def read_traces(path: Path, devices: Sequence[str], seconds: float) -> dict[str,
 
 
 def with_crashes(trace: Sequence[Stretch], ways: Habits, seed: Sequence[int]) -> list[Stretch]:
-    """A read trace with made-up crashes in it."""
+    """A trace with made-up crashes in it."""
     random = np.random.default_rng(list(seed))
-    return [part for one in trace for part in _broken(one.begin, one.end, ways, False, random)]
+    found = list[Stretch]()
+    for one in trace:
+        parts = _broken(one.begin, one.end, ways, False, random)
+        if parts[-1].end == one.end:
+            parts[-1] = one if len(parts) == 1 else Stretch(parts[-1].begin, one.end, one.crash)
+        found += parts
+    return found
 
 
 def _stretch(row: list[str], where: str) -> tuple[float, float]:

@@ -80,8 +80,9 @@ def train(crowd: Crowd, terms: Terms, window: Window, seed: bytes) -> Trained:
         posts[chain, shard] = after
         alone[chain, shard] = terms.flops[shard] * terms.row_tokens / window.speed[after]
 
-    rest = np.where(whole & leads, left - fill, -1.0)
-    done = np.where(rest >= 0, np.minimum(total, 1 + np.floor(rest / pace)), 0.0)
+    runs = whole & leads
+    rest = np.where(runs, left - fill, -1.0)
+    done = np.where(rest >= 0, np.minimum(total, 1 + np.floor(rest / np.where(runs, pace, 1.0))), 0.0)
     slices = np.where(starved, 0, done // each).astype(int)
     for shard in range(terms.shards):
         own = posts[:, shard]
