@@ -31,7 +31,7 @@ def figure_lines(devices: Sequence[Device]) -> list[str]:
             )
     lines += textwrap.wrap(
         "known by: paper = arXiv 2507.01803 states it; source = the public source below it; assumed = nobody "
-        "was found who says, and the range is the statement; stated = by you; held = chosen or known, not drawn",
+        "was found who says, and the range is the statement; stated = by you; held = not drawn",
         WIDTH,
     )
     return lines
