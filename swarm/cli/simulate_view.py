@@ -70,11 +70,11 @@ def run_lines(done: Simulated, grid: str) -> Iterator[str]:
 def paper_lines(steps: Sequence[PaperStep], grid: str) -> Iterator[str]:
     """The paper's set-ups."""
     yield "The paper's set-ups: one step of 16 sequences of 512 tokens, simulated"
-    yield f"  {'':19}{'used':>5}{'seconds':>16}{'joules':>21}{'g CO2e':>17}"
+    yield f"  {'':19}{'used':>5}{'seconds':>14}{'joules':>18}{'g CO2e':>21}"
     for step in steps:
         yield (
-            f"  {step.fleet:10}{step.model:9}{step.used:5}{_span(step.seconds):>16}{_span(step.joules):>21}"
-            f"{_span(step.grams):>17}"
+            f"  {step.fleet:10}{step.model:9}{step.used:5}{_span(step.seconds):>14}{_span(step.joules):>18}"
+            f"{_span(step.grams):>21}"
         )
     yield from _wrapped(
         f"In brackets the middle 90 % of steps with every figure drawn from its range. Grams: {grid}, and "

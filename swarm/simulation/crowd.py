@@ -208,7 +208,7 @@ def even_cut(job: Job, count: int) -> tuple[int, ...]:
 def terms_for(
     crowd: Crowd, job: Job, layers: Sequence[int], values: Mapping[str, float], rate: float, planned: bool
 ) -> Terms:
-    """The terms of a run of these devices. `values`: of the parameters edge.checks, cell.cpu-seconds,
+    """The terms of a run of these devices. `values`: of the parameters cell.cpu-seconds,
     round.fixed-seconds, outer-seconds and training-share.
 
     The window lets the typical chain do all its slices. Without a plan slices are made so large that

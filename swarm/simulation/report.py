@@ -102,15 +102,20 @@ def carry_out(ask: Ask, draws: int = 0, progress: Progress = lambda share: None)
 
 def _one(ask: Ask, drawn: Sequence[Mapping[str, float]] | None, progress: Progress) -> tuple[Terms, Outcome]:
     crowd = crowd_of(ask.devices, ask.world, drawn)
-    world = {"cell.cpu-seconds": ask.world.cpu_seconds.value, "round.fixed-seconds": ask.world.fixed.value}
-    if drawn is not None:
-        world = {"cell.cpu-seconds": drawn[0]["cpu_seconds"], "round.fixed-seconds": drawn[0]["fixed"]}
+    given = {"cpu_seconds": ask.world.cpu_seconds.value, "fixed": ask.world.fixed.value}
+    given |= {"checks": ask.world.checks.value, **(drawn[0] if drawn is not None else {})}
+    world = {
+        "cell.cpu-seconds": given["cpu_seconds"],
+        "round.fixed-seconds": given["fixed"],
+        "edge.checks": given["checks"],
+    }
     layers = shards_for(crowd, ask.job) if ask.plan is None else planned_layers(ask.plan, crowd)
     terms = terms_for(crowd, ask.job, layers, {**ask.values, **world}, ask.rate, ask.plan is not None)
     start = None
     if ask.plan is not None:
         start = start_of(ask.plan, crowd)
         terms = replace(terms, window=planned_window(crowd, terms, start.chains))
+    terms = replace(terms, window=terms.window * (1 + world["edge.checks"]))
     setting = Setting(
         seconds=ask.days * DAY,
         seed=ask.seed,

@@ -50,10 +50,17 @@ class Started:
 
 
 class Rosters:
-    """The cells' rosters. Devices are rows of the crowd; `shard[d]` is NOBODY for those in none."""
+    """The cells' rosters. Devices are rows of the crowd; `shard[d]` is NOBODY for those in none.
 
-    def __init__(self, crowd: Crowd, terms: Terms) -> None:
-        self.crowd, self.terms = crowd, terms
+    `planned`: each device's shard by a plan, whose cells then are as large as planned and no larger.
+    """
+
+    def __init__(self, crowd: Crowd, terms: Terms, planned: Sequence[int] | None = None) -> None:
+        self.crowd, self.terms, self.planned = crowd, terms, planned
+        self.places = np.full(terms.shards, terms.largest_cell)
+        if planned is not None:
+            held = np.array(planned)
+            self.places = np.bincount(held[held >= 0], minlength=terms.shards).clip(1, terms.largest_cell)
         self.shard = np.full(len(crowd), NOBODY)
         self.missed = np.zeros(len(crowd), int)
         self.proved = np.zeros(len(crowd), bool)
@@ -85,12 +92,11 @@ class Rosters:
 
     # -- coming ---------------------------------------------------------------------------------------------
 
-    def found(self, online: np.ndarray, planned: Sequence[int] | None) -> bool:
-        """Found the run with who is there; whether every shard has somebody. `planned`: each device's shard,
-        NOBODY for spares."""
+    def found(self, online: np.ndarray) -> bool:
+        """Found the run with who is there; whether every shard has somebody."""
         for device in online:
-            if planned is not None:
-                self.shard[device] = planned[device]
+            if self.planned is not None:
+                self.shard[device] = self.planned[device]
             elif (shard := self._place(int(device), self._room())) is not None:
                 self.shard[device] = shard
         self.proved[self.shard >= 0] = True
@@ -133,8 +139,10 @@ class Rosters:
     def admit(self, now: float, record: int, online: np.ndarray) -> int:
         """Take in who is ready, as many as a record may; how many that was."""
         taken, sizes = 0, self.sizes()
-        most = self.terms.largest_cell
-        left = [min(newcomers(int(size)), most - int(size)) if size < most else 0 for size in sizes]
+        left = [
+            min(newcomers(int(size)), int(most - size)) if size < most else 0
+            for size, most in zip(sizes, self.places, strict=True)
+        ]
         for one in sorted(self.joining.values(), key=lambda one: (one.seconds, one.device)):
             if one.seconds <= now and one.record <= record and left[one.shard] and online[one.device]:
                 left[one.shard] -= 1
@@ -177,7 +185,7 @@ class Rosters:
     def _room(self) -> np.ndarray:
         """Which cells have room, counting those on their way."""
         coming = np.bincount([one.shard for one in self.joining.values()], minlength=self.terms.shards)
-        return np.asarray(self.sizes() + coming < self.terms.largest_cell)
+        return np.asarray(self.sizes() + coming < self.places)
 
     def _place(self, device: int, room: np.ndarray) -> int | None:
         try:

@@ -80,7 +80,7 @@ class _Run:
     ) -> None:
         self.crowd, self.terms, self.setting, self.start = crowd, terms, setting, start
         self.random = np.random.default_rng([setting.seed, 7])
-        self.rosters = Rosters(crowd, terms)
+        self.rosters = Rosters(crowd, terms, None if start is None else start.shard)
         self.out = Outcome()
         self.progress = progress
         self.now = 0.0
@@ -205,7 +205,7 @@ class _Run:
 
     def _founded(self) -> bool:
         online = np.array([device for device in self.order if self.online[device]], int)
-        if not self.rosters.found(online, None if self.start is None else self.start.shard):
+        if not self.rosters.found(online):
             return False
         self.short = None
         self._let_in()

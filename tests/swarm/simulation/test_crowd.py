@@ -125,15 +125,15 @@ def test_summing_members_up_changes_no_placement_and_no_move(
 def test_founding_fills_every_cell_and_leaves_the_rest_as_spares() -> None:
     found = crowd("laptops-200")
     rosters = Rosters(found, terms(found, layers=(6, 6, 6, 6)))
-    assert rosters.found(np.arange(200), None)
+    assert rosters.found(np.arange(200))
     assert rosters.sizes().tolist() == [32, 32, 32, 32]
-    assert not Rosters(found, terms(found)).found(np.arange(1), None)
+    assert not Rosters(found, terms(found)).found(np.arange(1))
 
 
 def test_newcomers_download_prove_themselves_and_are_let_in_a_few_at_a_time() -> None:
     found = crowd("laptops-40")
     rosters = Rosters(found, terms(found, "opt-125m", layers=(6, 6)))
-    rosters.found(np.arange(20), None)
+    rosters.found(np.arange(20))
     online = np.ones(40, bool)
     begun = rosters.invite(range(20, 40), now=0.0, record=5)
     assert {one.shard for one in begun} == {0, 1}
@@ -147,8 +147,20 @@ def test_newcomers_download_prove_themselves_and_are_let_in_a_few_at_a_time() ->
 def test_members_who_miss_three_records_are_suspended() -> None:
     found = crowd("laptops-8")
     rosters = Rosters(found, terms(found, "opt-125m", layers=(6, 6)))
-    rosters.found(np.arange(8), None)
+    rosters.found(np.arange(8))
     there = np.ones(8, bool)
     there[3] = False
     assert [rosters.count_missed(there) for _ in range(3)] == [[], [], [3]]
     assert rosters.shard[3] == NOBODY
+
+
+def test_a_plans_cells_are_as_large_as_planned() -> None:
+    found = crowd("laptops-8")
+    rosters = Rosters(
+        found, terms(found, "opt-125m", layers=(6, 6)), [0, 0, 1, 1, NOBODY, NOBODY, NOBODY, NOBODY]
+    )
+    assert rosters.found(np.arange(8))
+    assert rosters.sizes().tolist() == [2, 2]
+    assert rosters.invite(range(4, 8), 0.0, 0) == []
+    rosters.leave(2)
+    assert [one.shard for one in rosters.invite(range(4, 8), 0.0, 0)] == [1]
