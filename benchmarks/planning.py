@@ -25,7 +25,7 @@ GOALS = {
 SET_UPS = tuple(
     (devices, model) for model in ("opt-125m", "opt-1.3b") for devices in ("laptops-4", "phones-15")
 )
-LOOKS = 2_400
+LOOKS = 1_200
 """Swaps that our search looks at against a minute of the genetic algorithm."""
 NOTES = (
     "DT-FM's problem is made by its description: 64 machines in 8 regions drawn from seed 0, 8 stages of 8, "
@@ -33,8 +33,8 @@ NOTES = (
     "faster pricing, so that it sees more children in its time than DT-FM's own 4,900 in ten minutes.",
     "The cost has no terms for compute, memory, energy or unequal shards; `swarm-plan` plans by another one.",
     "Forecasts: grid of the USA, 369 g/kWh; grams with the devices' making shared out by time. Nobody was "
-    "found who says how fast an M2 Pro or a Snapdragon 888 trains, nor at how many watts: the intervals are wide. "
-    "A value can lie below its interval: 0.05 J/MB is the low end of its range.",
+    "found who says how fast an M2 Pro or a Snapdragon 888 trains, nor at how many watts: the intervals "
+    "are wide. A value can lie below its interval: 0.05 J/MB is the low end of its range.",
     "simulation_error needs a run of shards on emulated links, which comes later.",
 )
 

@@ -55,7 +55,7 @@ def plan_lines(ask: Ask, found: Found, grid: Grid) -> list[str]:
     plan, job = found.plan, ask.job
     fleet = " + ".join(f"{device.count} {device.name}" for device in ask.devices)
     lines = [
-        f"{job.model} on {fleet}: best for {plan.objective} a token, {_proof(plan)}",
+        *_wrapped(f"{job.model} on {fleet}: best for {plan.objective} a token, {_proof(plan)}"),
         f"A round: {len(plan.chains)} x {plan.slices} slices of {job.sequences_per_slice} sequences of "
         f"{job.sequence_length} tokens = {plan.tokens} tokens",
         f"  {'shard':>5}{'layers':>8}  {'of them':12}{'GB':>6}  held by",
@@ -78,7 +78,7 @@ def plan_lines(ask: Ask, found: Found, grid: Grid) -> list[str]:
     thousand = plan.tokens / 1000
     lines += [
         "",
-        f"  {'a round':34}{'own values':>10}   middle 90 % of what the ranges allow",
+        f"  {'a round':34}{'own values':>10}   middle 90 % of the ranges",
         _told("seconds, while all are there", told.seconds),
         _told("seconds, averaged over days", told.day_seconds),
         _told("joules at the wall", told.joules),
@@ -146,7 +146,7 @@ def covered_share(ask: Ask, found: Found) -> float:
 
 def _proof(plan: Plan) -> str:
     if plan.method == "heuristic" or plan.gap is None:
-        return "searched (no proof: too large, or scipy is not installed)"
+        return "searched, not proved"
     return "proved" if plan.gap < 1e-5 else f"at most {plan.gap:.2%} from the best"
 
 

@@ -315,7 +315,7 @@ def _unknown(key: str) -> str:
         return f"{key} has no unit: write {' or '.join(meant)} (in {KEYS[meant[0]].unit})"
     near = difflib.get_close_matches(key, KEYS, 1) or meant[:1]
     hint = f"; did you mean {near[0]} (in {KEYS[near[0]].unit})?" if near else ""
-    return f"unknown key {key}{hint} There are name, count, profile, {', '.join(KEYS)}"
+    return f"unknown key {key}{hint}; there are name, count, profile, {', '.join(KEYS)}"
 
 
 def _figure(value: Any, key: Key, name: str, where: str) -> Figure:

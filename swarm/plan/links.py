@@ -3,7 +3,7 @@
 The promise: the cost is the one by which DT-FM plans (Yuan et al. 2022), DataP + 2 x PipeP, exactly; the
 partition is the best that swaps of two devices found from several starts; the same seed gives the same one.
 
-    DataP  max over stages and their members i of the sum over members j of 2 (latency_ij + gradient seconds_ij)
+    DataP  max over stages and members i of the sum over members j of 2 (latency_ij + gradient seconds_ij)
     PipeP  the cheapest line through the stages; two in a row cost the slowest link of their best matching
 
 Matchings and lines are exact, by dynamic programs over sets, many candidates at once: stages and their sizes
@@ -203,7 +203,8 @@ def _matched(costs: np.ndarray) -> np.ndarray:
             after = masks | 1 << column
             through = np.maximum(worst[masks], costs[:, row, column])
             worst[after] = np.minimum(worst[after], through)
-    return worst[-1]
+    found: np.ndarray = worst[-1]
+    return found
 
 
 def _lines(across: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ The promise: the plan fits the devices' memory, its forecast is `swarm.plan.cost
 most it is from the best of all forms; a search alone has no gap to tell.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -102,7 +103,7 @@ def solve(ask: Ask, objective: Objective, weights: tuple[float, float, float] | 
     if objective != "weighted":
         return _solve(ask, objective, AIMS[objective])
     given = weights or (1.0, 1.0, 1.0)
-    if min(given) < 0 or sum(given) <= 0:
+    if not (min(given) >= 0 and 0 < sum(given) < math.inf):
         raise AskRefused(f"--weights {given}: none below 0, one above it")
     return _solve(ask, objective, _weighted(ask, given))
 

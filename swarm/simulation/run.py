@@ -23,6 +23,7 @@ from swarm.simulation.training import Trained, Window, train
 BAN_RECORDS = 2
 """Records from a lie to its ban: the check's verdict, then the judgement."""
 COME, GO, VANISH = range(3)
+TOO_FEW = "too few met"
 Progress = Callable[[float], None]
 
 
@@ -236,7 +237,7 @@ class _Run:
         stayed[list(gone)] = False
         void, spent, lost = self._exchange(began, cells, stayed)
         counted = self._counted(made, gone, lost) if void is None else np.zeros(len(made.slices), int)
-        self._charge(there, gone, lost, made, counted, checking, self.now - began)
+        self._charge(there, gone, lost, made, counted, checking, self.now - began, void)
         for phase, seconds in spent.items():
             self.out.phases[phase] = self.out.phases.get(phase, 0.0) + seconds
         if void is not None:
@@ -266,7 +267,7 @@ class _Run:
             least = self.rosters.least(shard, len(here), len(roster))
             seconds = self._phase_seconds(shard, here, len(roster) - len(here))
             if len(here) < least:
-                void, seconds = "too few met", {**dict.fromkeys(EXCHANGE, 0.0), "meet": seconds["meet"]}
+                void, seconds = TOO_FEW, {**dict.fromkeys(EXCHANGE, 0.0), "meet": seconds["meet"]}
             ends.append((shard, seconds, len(here), least))
             upto = max(upto, self.now + sum(seconds.values()))
         window_end = self.now
@@ -395,6 +396,7 @@ class _Run:
         counted: np.ndarray,
         checking: np.ndarray,
         seconds: float,
+        void: str | None,
     ) -> None:
         """An attempt's joules and grams, and how warm it left the devices."""
         crowd, terms = self.crowd, self.terms
@@ -408,17 +410,13 @@ class _Run:
             np.add.at(share, own[held], (counted * each)[held].astype(float))
             np.add.at(whole, own[held], made.done[held])
         part = np.divide(share, whole, out=np.zeros(len(crowd)), where=whole > 0)
-        millions = np.zeros(len(crowd))
-        members = np.flatnonzero(there)
-        sizes = np.bincount(
-            self.rosters.shard[members][self.rosters.shard[members] >= 0], minlength=terms.shards
-        )
-        masked = np.zeros(len(crowd))
-        for shard, load in enumerate(terms.loads):
-            own = members[self.rosters.shard[members] == shard]
-            n = int(sizes[shard])
-            millions[own] = load.parameters / 1e6 * ((n - 1) * terms.masking + terms.outer)
-            masked[own] = 4 * load.parameters * terms.ring_bytes * (n - 1) / max(n, 1)
+        millions, masked = np.zeros(len(crowd)), np.zeros(len(crowd))
+        for shard, load in enumerate(terms.loads if void != TOO_FEW else ()):
+            own = np.flatnonzero(there & (self.rosters.shard == shard))
+            others = max(0, len(own) - 1)
+            outer = 0.0 if void is not None else terms.outer
+            millions[own] = load.parameters / 1e6 * (others * terms.masking + outer)
+            masked[own] = 4 * load.parameters * terms.ring_bytes * others / max(1, len(own))
         self._pay_work("compute", everyone, made.seconds * part)
         self._pay_work("lost", everyone, made.seconds * (1 - part))
         self._pay_work("again", everyone, made.again_seconds)
