@@ -177,6 +177,11 @@ def shards_for(crowd: Crowd, job: Job) -> tuple[int, ...]:
         layers = even_cut(job, count)
         needed = np.array([load.memory for load in loads_of(job, layers)])
         if (crowd.memory >= needed.max()).mean() >= 0.5:
+            if count > len(crowd):
+                raise CrowdRefused(
+                    f"{job.model} fits only where it is cut into {count} shards, and there are {len(crowd)} "
+                    "devices: bring one for each shard at least, or larger ones"
+                )
             return layers
     smallest = max(load.memory for load in loads_of(job, even_cut(job, job.layers)))
     raise CrowdRefused(

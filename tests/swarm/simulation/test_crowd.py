@@ -60,6 +60,8 @@ def test_shards_fit_the_memory_and_fill_the_crowd() -> None:
     tiny = replace(crowd("phones-4"), memory=np.full(4, 1e8))
     with pytest.raises(CrowdRefused, match="fits nowhere: cut into 24 shards"):
         shards_for(tiny, Job("opt-1.3b"))
+    with pytest.raises(CrowdRefused, match=r"cut into \d+ shards, and there are 3 devices"):
+        shards_for(crowd("phones-3"), Job("opt-1.3b"))
 
 
 def test_slices_are_so_large_that_the_window_has_its_share() -> None:
