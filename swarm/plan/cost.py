@@ -48,6 +48,10 @@ ACTIVATION_BYTES = 68
 square of the sequence length, which fused attention does not keep."""
 
 
+MOST_SLICES = 1_024
+"""Of a chain in a round: a manifest takes no more."""
+
+
 class JobRefused(SwarmError):
     """Work that cannot be planned: an unknown model, a sequence it cannot read, a number out of bounds."""
 
@@ -70,10 +74,10 @@ class Job:
                 f"--sequence-length {self.sequence_length}: {self.model} reads 8 to "
                 f"{POSITIONS[self.model]} tokens"
             )
-        if not (1 <= self.slices <= 1024 and 1 <= self.sequences_per_slice <= 4096):
+        if not (1 <= self.slices <= MOST_SLICES and 1 <= self.sequences_per_slice <= 4096):
             raise JobRefused(
-                f"--slices {self.slices}, --sequences-per-slice {self.sequences_per_slice}: at most 1024 and "
-                "4096, at least 1"
+                f"--sequences-per-slice {self.sequences_per_slice}, and {self.slices} slices a chain: at "
+                f"least 1, at most 4096 and {MOST_SLICES}"
             )
 
     @property

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from swarm.plan.cost import StageCost
+from swarm.plan.cost import MOST_SLICES, StageCost
 from swarm.plan.search import Counts, Form, Problem
 
 MOST_COLUMNS = 3_000
@@ -58,10 +58,13 @@ def small_enough(problem: Problem) -> bool:
 
 
 def solve_exactly(problem: Problem, known: Form, seconds: float = 60.0) -> Solved:
-    """The best form, `known` or better. What was not decided within the time is in the gap"""
+    """The best form, `known` or better. What was not decided within the time is in the gap."""
     value, best, bound = problem.value(known), known, math.inf
+    if value <= 0:  # clean electricity and nothing made: nothing is less than nothing
+        return Solved(known, 0.0)
     until = time.monotonic() + seconds
-    programs = range(problem.least, min(problem.batch, sum(problem.counts)) + 1)
+    most = min(problem.batch, sum(problem.counts))
+    programs = range(max(problem.least, -(-problem.batch // MOST_SLICES)), most + 1)
     for done, chains in enumerate(programs):
         columns = list(_columns(problem, chains))
         for column in columns:
@@ -237,7 +240,11 @@ class _Program:
         if not any(each):
             return
         work = least * len(problem.counts) * problem.job.layers if least < 0 else 0.0
-        longest = (cutoff - work) / (aim.time + min(each) * 2) if aim.time + min(each) else 1e9
+        costs = [column.cost for column in self._columns]
+        longest = problem.job.layers * max(cost.fill + 2 * cost.hop for cost in costs)
+        longest += max(cost.busiest for cost in costs) + max(cost.cell for cost in costs)
+        if aim.time + min(each):  # what is better than the cutoff is no longer than this, either
+            longest = min(longest, (cutoff - work) / (aim.time + 2 * min(each)))
         for kind, price in enumerate(each):
             digits = []
             for digit in range(max(1, problem.counts[kind].bit_length())):

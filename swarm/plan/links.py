@@ -10,6 +10,8 @@ Matchings and lines are exact, by dynamic programs over sets, many candidates at
 are at most MOST. `swarm-plan` itself takes a link as its device's own, and has no pairs.
 """
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -64,13 +66,15 @@ def price(links: Links, partition: np.ndarray) -> float:
     return float(data + 2 * _lines(across)[0])
 
 
-def arrange(links: Links, seed: int = 0, looks: int = 2_400) -> np.ndarray:
-    """The best partition found, int [stages, size], with so many swaps looked at in all."""
+def arrange(links: Links, seed: int = 0, looks: int = 2_400, seconds: float = math.inf) -> np.ndarray:
+    """The best partition found, int [stages, size], with so many swaps looked at in all, or until the time is
+    up; only then it depends on the machine."""
+    until = time.monotonic() + seconds
     random = np.random.default_rng(seed)
     begin = sorted(_starts(links, random), key=lambda partition: price(links, partition))[:2]
     best, value = begin[0], price(links, begin[0])
     for start in begin:
-        found, own = _improve(links, start, random, looks // len(begin))
+        found, own = _improve(links, start, random, looks // len(begin), until)
         if own < value:
             best, value = found, own
     return best
@@ -140,7 +144,7 @@ def _line_order(across: np.ndarray) -> list[int]:
 
 
 def _improve(
-    links: Links, partition: np.ndarray, random: np.random.Generator, looks: int
+    links: Links, partition: np.ndarray, random: np.random.Generator, looks: int, until: float
 ) -> tuple[np.ndarray, float]:
     """Swaps of two devices of two stages, the best of each handful, while they gain or the looks last."""
     stages, size = partition.shape
@@ -156,6 +160,8 @@ def _improve(
     heat = value * 0.02
     rounds = max(1, looks // BATCH)
     for turn in range(rounds):
+        if time.monotonic() > until:
+            break
         a = random.integers(stages, size=BATCH)
         b = (a + random.integers(1, stages, size=BATCH)) % stages
         x, y = random.integers(size, size=BATCH), random.integers(size, size=BATCH)

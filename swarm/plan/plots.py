@@ -1,6 +1,7 @@
 """Plans as a picture: where a round's time goes by shard, or the front of plans."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from proto.errors import SwarmError
@@ -32,24 +33,21 @@ def draw(path: Path, ask: Ask, found: Sequence[Found]) -> None:
         axes.set_title(f"{ask.job.model}: no plan is better than another in everything")
     else:
         plan, stages = found[0].plan, found[0].stages
-        job, end = ask.job, len(stages) - 1
+        job, end = replace(ask.job, slices=plan.slices), len(stages) - 1
         kinds = [rates(device, ask.world, day=False) for device in ask.devices]
-        jobs = plan.slices * ask.job.microbatches
         labels, busy, cells = [], [], []
         for at, stage in enumerate(stages):
             cost = stage_cost(job, stage, at == 0, at == end, kinds, ask.world.ring_bytes)
-            own = job.slices * job.microbatches
-            turns = max(group.chains for group in stage.groups)
-            busy.append(cost.busiest * (turns * jobs - 1) / max(1, turns * own - 1) + cost.fill)
+            busy.append(cost.busiest + cost.fill)
             cells.append(cost.cell)
-            labels.append(f"{at}: {stage.layers} layers, {stage.holders}")
+            labels.append(f"{at}: {stage.layers} layers, {stage.holders} holders")
         axes.barh(labels, busy, color="#2c5f8a", label="its busiest holder or link")
-        axes.barh(labels, cells, left=busy, color="#c0392b", label="adding updates up")
+        axes.barh(labels, cells, left=busy, color="#c0392b", label="adding updates up, meeting, votes")
         axes.axvline(plan.forecast.seconds.value, color="black", linewidth=1, label="the round")
         axes.invert_yaxis()
         axes.set_xlabel("seconds of a round, while all are there")
         axes.set_title(f"{plan.model}: shards, their layers and holders")
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=3)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         FigureCanvasAgg(figure).print_png(path)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from proto.errors import SwarmError
 from swarm.plan.cost import (
+    MOST_SLICES,
     Group,
     Job,
     Rates,
@@ -25,6 +26,7 @@ from swarm.plan.cost import (
     shard_load,
     stage_cost,
 )
+from swarm.shards.wiring import MOST_CHAINS
 
 Counts = tuple[int, ...]
 """How many devices of each kind."""
@@ -126,9 +128,9 @@ class Problem:
         return chains * self.job_of(chains).tokens
 
     def allowed(self, form: Form) -> bool:
-        """Whether every shard has holders enough, all with memory for it, no more than there are, each with
-        a slice to train."""
-        if form.chains > self.batch:
+        """Whether every shard has holders enough, all with memory for it, no more than there are; and each
+        chain a slice to train, and no more than a chain can."""
+        if form.chains > MOST_CHAINS or not form.chains <= self.batch <= form.chains * MOST_SLICES:
             return False
         end = len(form.layers) - 1
         for at, (layers, counts) in enumerate(zip(form.layers, form.counts, strict=True)):
@@ -230,6 +232,12 @@ def search(problem: Problem, forms: int = 4, looks: int = 20_000) -> Form:
     """
     check_fit(problem)
     begin = [form for start in starts(problem) for form in (start, *_thinned(problem, start))]
+    begin = [form for form in begin if problem.allowed(form)]
+    if not begin:
+        raise FitsNowhere(
+            f"{problem.job.model}: the devices hold so few chains that each had over {MOST_SLICES} of the "
+            f"{problem.batch} slices a round; ask for fewer with --slices"
+        )
     begin.sort(key=problem.value)
     return min((_descend(problem, form, looks) for form in begin[:forms]), key=problem.value)
 
@@ -269,7 +277,7 @@ def _first(problem: Problem, shards: int) -> Form | None:
     left = [there - sum(own) for there, own in zip(problem.counts, zip(*groups, strict=True), strict=True)]
     fits = [problem.fits(layers[at], at == 0, at == end) for at in range(shards)]
     step = max(1, sum(left) // 512)
-    free = [problem.batch - sum(own) for own in groups]
+    free = [min(problem.batch, MOST_CHAINS) - sum(own) for own in groups]
     for kind in sorted(range(len(left)), key=lambda kind: -problem.kinds[kind].speed):
         while left[kind]:
             able = [at for at in range(shards) if fits[at][kind] and free[at]]

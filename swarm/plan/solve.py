@@ -159,7 +159,7 @@ def _weighted(ask: Ask, weights: tuple[float, float, float]) -> Aim:
     for at, name in enumerate(("time", "energy", "carbon")):
         problem = problem_of(ask, AIMS[name])
         least.append(problem.value(search(problem)) if weights[at] else 1.0)
-    time, energy, carbon = (weight / own for weight, own in zip(weights, least, strict=True))
+    time, energy, carbon = (weight / own if own else 0.0 for weight, own in zip(weights, least, strict=True))
     return Aim(time, energy, carbon)
 
 

@@ -72,6 +72,15 @@ def test_the_exact_planner_finds_the_best_of_all_plans(seed: int, aim: Aim) -> N
     assert found.gap <= 1e-4
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_exact_where_one_kind_idles_for_nothing(seed: int) -> None:
+    own = problem(seed, AIMS["energy"], (2, 1), "opt-125m")
+    own.kinds = [own.kinds[0], replace(own.kinds[1], idle=0.0)]
+    best = min(map(own.value, every_form(own)))
+    found = solve_exactly(own, max(starts(own), key=own.value))
+    assert own.value(found.form) == pytest.approx(best, rel=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_it_is_exact_with_least_holders_and_many_replicas_too(seed: int) -> None:
     own = problem(seed, EVERY, (3, 3), least=2)
@@ -141,6 +150,20 @@ def test_a_model_that_fits_nowhere_is_refused_with_the_numbers() -> None:
         FitsNowhere, match=r"the first shard, of one layer, needs .* largest device has 2\.0 GB"
     ):
         solve(Ask((small,), Job("opt-1.3b"), WORLD), "time")
+
+
+def test_more_slices_than_chains_can_train_are_refused() -> None:
+    with pytest.raises(FitsNowhere, match="2000 slices a round; ask for fewer"):
+        solve(Ask(named_devices("laptops-4"), Job("opt-1.3b"), WORLD, batch=2000), "time")
+    ask = Ask(named_devices("a100s-5000"), Job("tiny"), WORLD)
+    plan = solve(ask, "time").plan
+    assert len(plan.chains) <= 1024, "no attempt wires more"
+
+
+def test_where_nothing_is_emitted_every_plan_is_as_good() -> None:
+    clean = Ask(named_devices("laptops-2"), Job("opt-125m"), World(stated_grid(0.0, "test")), marginal=True)
+    for aim in ("carbon", "weighted"):
+        assert solve(clean, aim).grams == 0
 
 
 def test_more_replicas_than_devices_are_refused() -> None:
