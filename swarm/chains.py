@@ -7,6 +7,7 @@ attempt is held a while; whoever asks after the end is told how a chain was clos
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ LEAST_TICK = 1.0
 HELD = 64
 """Frames that came before their attempt, at most."""
 OUTGOING = 256
+PAUSE_SECONDS = 0.2
 
 
 class Speaker(Protocol):
@@ -133,7 +135,7 @@ class ChainRunner:
             self._do(crew.tick())
 
     async def on_frame(self, sender: PeerID, header: bytes, tensor: bytes) -> None:
-        """A peer of the roster speaks. Raises MessageRefused."""
+        """A peer of the roster speaks. Raises MessageRefused for what is no frame of this run."""
         place, message = decode(header, tensor)
         self._moved(len(header) + len(tensor))
         self._lost.discard(sender)
@@ -144,7 +146,7 @@ class ChainRunner:
                 self._held.append((sender, place, message))
             return
         if (place.round, place.attempt) == self._slot and self._crew is not None:
-            self._do(self._crew.heard(sender, place, message))
+            self._hear(sender, place, message)
 
     def _hear(self, sender: PeerID, place: Place, message: ChainSpeech) -> None:
         assert self._crew is not None
@@ -180,12 +182,23 @@ class ChainRunner:
             queue.get_nowait()  # it is asked for again
         queue.put_nowait(effect)
 
+    async def _say(self, to: PeerID, header: bytes, tensor: bytes) -> None:
+        """Speak; a peer that just comes up, or breaks off, gets a tick to be there."""
+        end = time.monotonic() + self.tick
+        while True:
+            try:
+                return await self._speaker.speak(to, header, tensor)
+            except Unreachable:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(PAUSE_SECONDS)
+
     async def _post(self, to: PeerID, queue: "asyncio.Queue[Speak]") -> None:
         while True:
             effect = await queue.get()
             header, tensor = encode(effect.place, effect.message)
             try:
-                await self._speaker.speak(to, header, tensor)
+                await self._say(to, header, tensor)
                 self._moved(len(header) + len(tensor))
                 self._lost.discard(to)
             except Refused as error:

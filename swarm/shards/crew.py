@@ -7,8 +7,9 @@ counts it. With a slice's last tensor its sender's signed list comes over all of
 against what came before anything is computed from that last one. So a slice is complete only where both
 neighbours' lists are held, and what came can be shown to a checker.
 
-Time goes in ticks. When the window ends, leaders close their chains; who still misses a certificate asks for
-it, and gives up on leaders that cannot be reached; after the grace everyone goes on with what is closed.
+Time goes in ticks. When the window ends, leaders close their chains, with one slice at least; who misses
+a certificate asks for it, and gives up on leaders that cannot be reached. Once nothing has been heard or
+computed for the grace, or after `MOST` windows, everyone goes on with what is closed.
 
 Sans-I/O, as `swarm.shards.chain` is, which it drives.
 """
@@ -21,6 +22,7 @@ from secagg.interface import Sign
 from swarm.shards.boundary import Codec
 from swarm.shards.chain import (
     Activation,
+    Alive,
     AskCertificate,
     Backward,
     Chain,
@@ -48,6 +50,8 @@ from verify.statement import open_signed
 
 EVALUATED = 1
 """Slices at the beginning of a chain that are for evaluation."""
+MOST = 5
+"""Windows, with their grace, that a first slice may take."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,13 @@ class Task:
 
     def post(self, wired: Wired) -> Post:
         """This shard's post in a chain."""
-        shards = len(wired.replicas)
         return Post(
             self.at(wired.chain),
             self.shard,
             wired.replicas,
             self.microbatches,
             self.slices + EVALUATED,
-            2 * (shards - self.shard),
+            2 * len(wired.replicas),  # as many as the stage before sends
             EVALUATED + 1,
         )
 
@@ -146,7 +149,7 @@ class Crew:
         self._me, self._task, self._sign, self._check = me, task, sign, check
         self._chains = {one.chain: Chain(me, task.post(one), sign) for one in task.wired}
         self._dropped = {chain for chain in closed if self._leads(chain)}
-        self._ticks = 0
+        self._ticks = self._idle = 0
         self._done = False
         self.received: dict[tuple[int, Direction, PeerID], Tensors] = {}
         self.sent: dict[tuple[int, Direction], Tensors] = {}
@@ -168,29 +171,36 @@ class Crew:
             raise ChainRefused("chain: of another run or attempt")
         if place.chain in self._dropped:
             return []
+        self._idle = 0
+        if chain.ended is None and isinstance(message, AskCertificate):
+            return [Speak(sender, place, Alive(chain.done))]  # it is not closed, but it goes on
+        if isinstance(message, Alive) and sender == chain.post.leader:
+            return []
         if isinstance(message, Activation | Gradient) and chain.ended is None:
             self._check_tensor(sender, place, message)
         return [*self._from(place.chain, chain.heard(sender, message)), *self._finish()]
 
     def computed(self, chain: int, tensor: bytes) -> list[CrewEffect]:
         """What a `Run` gave: hidden states, or the input's gradient (none at shard 0, and in evaluation)."""
+        self._idle = 0
         return [*self._from(chain, self._chains[chain].computed(tensor)), *self._finish()]
 
     def tick(self) -> list[CrewEffect]:
         """A tick has passed."""
         if self._done:
             return []
-        self._ticks += 1
-        effects: list[CrewEffect] = [Tick()]
+        self._ticks, self._idle = self._ticks + 1, self._idle + 1
+        task, effects = self._task, list[CrewEffect]([Tick()])
         for number in self._open():
             chain = self._chains[number]
             effects += self._from(number, chain.tick())
-            if self._ticks >= self._task.window:
+            if self._ticks >= task.window:
                 if self._leads(number):
                     effects += self._from(number, chain.close())
-                elif self._ticks > self._task.window:
+                elif self._ticks > task.window:
                     effects.append(Speak(chain.post.leader, chain.post.place, AskCertificate()))
-        if self._ticks >= self._task.window + self._task.grace:
+        late = self._ticks >= task.window + task.grace and self._idle >= task.grace
+        if late or self._ticks >= MOST * (task.window + task.grace):
             self._dropped |= set(self._open())
         return [*effects, *self._finish()]
 
