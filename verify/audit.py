@@ -35,11 +35,11 @@ from verify.audit_report import (
     Watch,
 )
 from verify.audit_session import RoundFacts, RoundTask, SessionFacts, Stage, check_any, check_round
-from verify.carrying import union_of_statements
+from verify.carrying import energy_of, median, union_of_statements
 from verify.evidence import PortableEvidence
 from verify.ledger import Entry
 from verify.lottery import ALTERNATES, Draw, draw_checks
-from verify.record import Cell, Decided, History, Record, Vote, energy_of, median, run_id
+from verify.record import Cell, Decided, History, Record, Vote, run_id
 from verify.standing import FALSE_ACCUSATION, SILENCE, Verdict
 from verify.statement import domain_of, open_signed
 
