@@ -39,7 +39,7 @@ from verify.carrying import energy_of, median, union_of_statements
 from verify.evidence import PortableEvidence
 from verify.ledger import Entry
 from verify.lottery import ALTERNATES, Draw, draw_checks
-from verify.record import Decided, History, Record, Vote, run_id
+from verify.record import Cell, Decided, History, Record, Vote, run_id
 from verify.standing import FALSE_ACCUSATION, SILENCE, Verdict
 from verify.statement import domain_of, open_signed
 
@@ -103,6 +103,7 @@ class _Seen:
     """A session whose seeds came out, for the verdicts that follow."""
 
     slot: tuple[int, int]
+    shard: int
     beacon: bytes
     weights: Mapping[PeerID, int]
 
@@ -150,7 +151,7 @@ class _Audit:
         self._sessions: OrderedDict[bytes, _Seen] = OrderedDict()
         self._draws: OrderedDict[bytes, Mapping[PeerID, Draw]] = OrderedDict()
         self._histories: deque[History] = deque(maxlen=HISTORIES_KEPT)
-        self._chunks: int | None = None
+        self._chunks: dict[int, int] = {}  # of each shard's vector
         self._current: _Step | None = None
         self._readings = [Reading(source, run, self._say, self.report.note) for source in sources]
         self._heads = Heads(self._readings, self.report.note)
@@ -300,11 +301,12 @@ class _Audit:
             history.round + 1,
             history.members,
             {peer: standing.data_root for peer, standing in history.roster.items()},
-            history.snapshot,
+            {peer: standing.shard for peer, standing in history.roster.items()},
+            history.shards or (history.snapshot,),
             history.beacon,
             self._rules.secure,
             self._rules.own,
-            self._rules.slices,
+            self._rules.slices * (max(map(len, history.cells)) if history.shards else 1),  # chains
             self._rules.slice_tokens,
         )
 
@@ -433,30 +435,28 @@ class _Audit:
 
     def _check_session(self, step: _Step, reading: Reading, facts: SessionFacts, gap: bool) -> None:
         record = step.record
+        cell = None if record is None or facts.id is None else record.cell_of(facts.id)
         if facts.id is not None and facts.final is not None:
             reading.sessions += 1
             if facts.id not in self._sessions:
                 self._keep_session(facts)
         for peer, member in facts.members.items():
-            if record is None or peer not in record.survivors or facts.id != record.session:
+            if cell is None or peer not in cell.survivors:
                 size, root = member.head_size, member.head_root
                 self._heads.claim(reading, member.index, peer, facts.slot, size, root)
         if facts.chunks is not None:
-            self._chunks = self._chunks or facts.chunks
-            if facts.chunks != self._chunks:
-                text = f"sums of {facts.chunks} chunks, the run's vector has {self._chunks}"
+            chunks = self._chunks.setdefault(facts.shard, facts.chunks)
+            if facts.chunks != chunks:
+                text = f"sums of {facts.chunks} chunks, the run's vector has {chunks}"
                 reading.wrong(facts.first, text, unreadable=gap)
         if record is None or facts.slot != (record.round, record.attempt) or facts.final is None:
             return
-        if facts.id is not None and facts.id != record.session:
-            reading.wrong(
-                facts.final,
-                f"a final set of session {facts.id.hex()[:16]} in the very attempt whose record "
-                f"names session {record.session.hex()[:16]}",
-                unreadable=gap,
-            )
+        if cell is not None:
+            self._check_record(step, reading, facts, record, cell, gap)
         elif facts.id is not None:
-            self._check_record(step, reading, facts, record, gap)
+            named = ", ".join(one.session.hex()[:16] for one in record.sessions)
+            text = f"a final set of session {facts.id.hex()[:16]} in the very attempt whose record names"
+            reading.wrong(facts.final, f"{text} session {named}", unreadable=gap)
 
     def _keep_session(self, facts: SessionFacts) -> None:
         assert facts.id is not None
@@ -464,31 +464,28 @@ class _Audit:
         if facts.beacon is None or not set(facts.survivors) <= facts.members.keys():
             return
         weights = {peer: facts.members[peer].weight for peer in facts.survivors}
-        self._sessions[facts.id] = _Seen(facts.slot, facts.beacon, weights)
+        self._sessions[facts.id] = _Seen(facts.slot, facts.shard, facts.beacon, weights)
         while len(self._sessions) > SESSIONS_KEPT:
             gone, _ = self._sessions.popitem(last=False)
             self._draws.pop(gone, None)
 
     def _check_record(
-        self, step: _Step, reading: Reading, facts: SessionFacts, record: Record, gap: bool
+        self, step: _Step, reading: Reading, facts: SessionFacts, record: Record, cell: Cell, gap: bool
     ) -> None:
-        """The record says what the session's statements make of it."""
+        """The record says what the session's statements make of it: of its cell, where there are several."""
         assert step.before is not None
         index = next((at for other, at in step.where if other is reading), step.where[0][1])
-        if facts.survivors != record.survivors or not set(facts.survivors) <= facts.members.keys():
+        if facts.survivors != cell.survivors or not set(facts.survivors) <= facts.members.keys():
             text = (
                 f"record {record.round}: its survivors are not those of the final set (entry {facts.final})"
             )
             reading.wrong(index, text, unreadable=gap)
             return
         members = [(peer, facts.members[peer]) for peer in facts.survivors]
-        weight = sum(member.weight for _, member in members)
+        done = [(member, member.weight) for _, member in members if member.weight]
         roster = step.before.roster
         made: dict[str, object] = {
             "weights": tuple(member.weight for _, member in members),
-            "tokens": sum(member.tokens for _, member in members),
-            "loss": sum(member.loss * member.weight for _, member in members) // max(weight, 1),
-            "heldout": median([member.heldout for _, member in members]),
             "heads": tuple((peer, member.head_size, member.head_root) for peer, member in members),
             "energy": energy_of((peer, member.energy) for peer, member in members),
             "data": tuple(
@@ -496,16 +493,28 @@ class _Audit:
                 for peer, member in members
                 if member.data_root is not None and roster[peer].data_root is None
             ),
-            "statements": union_of_statements(step.before, facts.carried),
         }
+        says: dict[str, object] = {
+            "weights": tuple(record.weights[record.survivors.index(peer)] for peer in cell.survivors),
+            **{
+                name: tuple(row for row in getattr(record, name) if row[0] in cell.survivors)
+                for name in ("heads", "energy", "data")
+            },
+        }
+        if cell == record.sessions[-1] and done:  # the last shard has the head, and so the losses
+            made["tokens"] = sum(member.tokens for member, _ in done)
+            made["loss"] = sum(member.loss * by for member, by in done) // sum(by for _, by in done)
+            made["heldout"] = median([member.heldout for member, _ in done])
+        if not record.cells:
+            made["statements"] = union_of_statements(step.before, facts.carried)
         if facts.beacon is not None:
-            made["beacon"] = facts.beacon
+            made["beacon"], says["beacon"] = facts.beacon, cell.beacon
         chunk = 0 if self._rules is None else self._rules.evidence.chunk
         for peer, member in members:
             if member.energy is not None:
                 self.report.peer(peer).claim(member.energy, (facts.chunks or 0) * chunk)
         for name, value in made.items():
-            if getattr(record, name) != value:
+            if says.get(name, getattr(record, name)) != value:
                 source = "votes" if name == "statements" else "seeds" if name == "beacon" else "adverts"
                 text = f"record {record.round}: its {name} are not what the session's {source} give"
                 reading.wrong(index, text.replace("beacon are", "beacon is"), unreadable=gap)
@@ -515,11 +524,13 @@ class _Audit:
     def _drawn(self, session: bytes) -> Mapping[PeerID, Draw] | None:
         """What the lottery draws of a session; None where that is not shown."""
         seen = self._sessions.get(session)
-        if seen is None or self._chunks is None or self._rules is None:
+        if seen is None or seen.shard not in self._chunks or self._rules is None:
             return None
         if session not in self._draws:
             rules = self._rules
-            draws = draw_checks(seen.beacon, seen.weights, self._chunks, rules.rate, rules.fraction)
+            draws = draw_checks(
+                seen.beacon, seen.weights, self._chunks[seen.shard], rules.rate, rules.fraction
+            )
             self._draws[session] = {draw.checked: draw for draw in draws}
         return self._draws[session]
 
@@ -548,8 +559,9 @@ class _Audit:
             one = self.report.peer(peer)
             one.rounds += 1
             one.weight += weight
-        for peer in self._drawn(record.session) or ():
-            self.report.peer(peer).drawn += 1
+        for cell in record.sessions:
+            for peer in self._drawn(cell.session) or ():
+                self.report.peer(peer).drawn += 1
 
     def _check_others(self, reading: Reading, chapter: Chapter) -> None:
         for index, entry in chapter.evidence:

@@ -42,12 +42,16 @@ S = TypeVar("S", bound=SessionMessage)
 
 @dataclass(frozen=True)
 class Stage:
-    """What the records before a round, and the manifest, say of it."""
+    """What the records before a round, and the manifest, say of it.
+
+    `shards`: what each member holds. `snapshots`: one a shard. `slices`: the most that a member has done.
+    """
 
     round: int
     members: tuple[PeerID, ...]
     data_roots: Mapping[PeerID, bytes | None]
-    snapshot: bytes
+    shards: Mapping[PeerID, int]
+    snapshots: tuple[bytes, ...]
     beacon: bytes
     secure: bool
     own: bool
@@ -87,6 +91,7 @@ class SessionFacts:
     slot: tuple[int, int]
     id: bytes | None
     members: Mapping[PeerID, Member]
+    shard: int
     final: int | None = None
     proposer: PeerID | None = None
     survivors: tuple[PeerID, ...] = ()
@@ -254,9 +259,8 @@ class _Session:
     def _facts(self, id_: bytes | None, beacon: bytes | None, chunks: int | None) -> SessionFacts:
         first = self.group.adverts[0]
         members = {peer: _member(one) for peer, one in self.adverts.items()}
-        facts = SessionFacts(
-            self.desk.ledger, first.index, (first.message.round, first.message.attempt), id_, members
-        )
+        slot = (first.message.round, first.message.attempt)
+        facts = SessionFacts(self.desk.ledger, first.index, slot, id_, members, first.message.shard)
         if self.final is None or self.agreed is None:
             return facts
         return SessionFacts(
@@ -265,6 +269,7 @@ class _Session:
             facts.slot,
             facts.id,
             facts.members,
+            facts.shard,
             self.final.index,
             self.final.signer,
             self.agreed.survivors,
@@ -303,7 +308,7 @@ class _Session:
         first = self.group.adverts[0].message
         if advert.run != run:
             return f"of run {advert.run.hex()}"
-        if advert.snapshot != first.snapshot or advert.shard != 0:
+        if (advert.snapshot, advert.shard) != (first.snapshot, first.shard):
             return "at another snapshot than the first of its session, or of another shard"
         if stage is None:
             return ""
@@ -311,8 +316,10 @@ class _Session:
             return f"of round {advert.round}, where round {stage.round} is under way"
         if one.signer not in stage.members:
             return "it is not in the roster"
-        if advert.snapshot != stage.snapshot:
-            return f"at snapshot {advert.snapshot.hex()[:16]}, the run is at {stage.snapshot.hex()[:16]}"
+        if advert.shard != (shard := stage.shards[one.signer]):
+            return f"of shard {advert.shard}, it holds {shard}"
+        if advert.snapshot != (now := stage.snapshots[shard]):
+            return f"at snapshot {advert.snapshot.hex()[:16]}, the run is at {now.hex()[:16]}"
         if advert.weight > stage.slices or advert.tokens > advert.weight * stage.slice_tokens:
             return f"weight {advert.weight} with {advert.tokens} tokens, more than an order has"
         if (advert.mask_key is None) == stage.secure or (advert.data_root is None) == stage.own:
@@ -381,7 +388,12 @@ class _Session:
         """Shares that rebuild a secret, and the least survivors and signatures; 0 where that is not known."""
         if self.stage is None or self.group.broken:
             return 0, 0
-        return thresholds(len(self.stage.members), len(self.members), self.stage.secure)
+        several, secure = len(self.stage.snapshots) > 1, self.stage.secure
+        shard = self.group.adverts[0].message.shard
+        cell = len(self.members)  # in the clear a cell of several needs no more than who is there
+        if secure or not several:
+            cell = sum(held == shard for held in self.stage.shards.values())
+        return thresholds(cell, len(self.members), secure)
 
     def _check_survivors(self, final: Opened[FinalSet]) -> None:
         assert self.agreed is not None

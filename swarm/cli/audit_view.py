@@ -289,17 +289,15 @@ def round_lines(view: RoundView) -> Iterator[str]:
         yield f"attempt {record.attempt} ({view.voids} void ones certified), {loss}, {record.tokens} tokens"
         yield ""
         yield f"{'survivor':52}  weight  voted  owns"
-        named = next((one for one in view.sessions if one.id == record.session), None)
+        named = [one for one in view.sessions if record.cell_of(one.id)]
         for peer, weight in zip(record.survivors, record.weights, strict=True):
             voted = "yes" if peer in view.voters else "no"
-            parts = (
-                [] if named is None else [str(part) for part, owner in named.owners.items() if owner == peer]
-            )
+            parts = [str(part) for one in named for part, owner in one.owners.items() if owner == peer]
             yield f"{peer}  {weight:6d}  {voted:5}  {'part ' + ', '.join(parts) if parts else '-'}"[:WIDTH]
-        if named is None:
+        if len({one.id for one in named}) < len(record.sessions):
             yield "no ledger here shows the session: what led to the record was not checked"
-        elif named.proposer is not None:
-            yield f"proposer {named.proposer}"
+        for proposer in dict.fromkeys(one.proposer for one in named if one.proposer is not None):
+            yield f"proposer {proposer}"
         for raw in record.statements:
             yield from wrapped(statement_text(raw))
     for finding in view.findings:
