@@ -42,12 +42,11 @@ def test_devices_are_the_planners_one_by_one() -> None:
 @pytest.mark.parametrize("model", list(PRESETS))
 def test_the_model_is_cut_as_shards_are(model: str) -> None:
     from swarm.manifest import Model
-    from swarm.model import config_of
     from swarm.shards.slicing import cut_of
 
     job = Job(model)
     for count in range(2, job.layers + 1):
-        ranges = [cut_of(config_of(Model(preset=model)), at, count).layers for at in range(count)]
+        ranges = [cut_of(Model(preset=model), at, count).layers for at in range(count)]
         assert even_cut(job, count) == tuple(map(len, ranges))
     assert even_cut(job, 1) == (job.layers,)
 
