@@ -20,7 +20,7 @@ from benchmarks import shard_memory
 from benchmarks.report import Report, Row, command_line, progress, ratio
 from swarm.manifest import Model
 from swarm.model import bind_gradients, layout_of, load_vector
-from swarm.shards.boundary import CODECS, Codec, decode, encode, encoded_bytes, error
+from swarm.shards.boundary import CODECS, decode, encode, encoded_bytes, error
 from swarm.shards.slicing import (
     PASSES,
     PASSES_LAST,
@@ -32,6 +32,7 @@ from swarm.shards.slicing import (
     untied,
 )
 from swarm.shards.stage import Slice, Stage, microbatches, run_slice
+from verify.chains import Codec
 
 SEED = bytes(32)
 LENGTH = 128

@@ -8,13 +8,13 @@ from secagg.interface import Terms
 from secagg.messages import Advert, Evidence
 from swarm.effects import Slot, Stalled, Train, TrainChains
 from swarm.manifest import Manifest, Work
-from swarm.order import DataView, chain_rounding, chain_slices, chained_order, draw_order, wire_chains
-from swarm.shards.wiring import NoReplica
+from swarm.order import DataView, chain_rounding, chain_slices, chained_order, draw_order
 from verify.agreement import Agreement
 from verify.identity import Identity
 from verify.lottery import attempt_seed, in_turn
 from verify.record import History, Record, Vote, colluders, thresholds
 from verify.statement import domain_of, open_signed, sign
+from verify.wiring import NoReplica, wire_chains
 
 
 def start_work(

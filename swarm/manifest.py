@@ -25,7 +25,8 @@ from proto.errors import SwarmError
 from secagg.messages import MAX_SHARDS
 from secagg.ring import CHUNK, Ring, RingOverflow
 from swarm.batches import rows_at_once
-from swarm.shards.boundary import Codec, encoded_bytes
+from swarm.shards.boundary import encoded_bytes
+from verify.chains import Codec
 
 MAX_MANIFEST = 64 << 10
 """Bytes of the largest manifest."""

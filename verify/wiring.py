@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from proto.canonical import PeerID, tagged_hash
 from proto.errors import SwarmError
 from verify.lottery import attempt_seed, draw
+from verify.record import History
 
 MOST_THROUGHPUT = 1 << 40
 MOST_CHAINS = 1_024
@@ -91,6 +92,17 @@ def wire(
         )
         for chain, path in enumerate(paths)
     )
+
+
+def wire_chains(history: History, attempt: int) -> tuple[Wired, ...]:
+    """Who is chained to whom in an attempt at the round after `history`. Raises NoReplica.
+
+    Throughput is what the last record counted: slices of a window.
+    """
+    last = history.last
+    done = {} if last is None else dict(zip(last.survivors, last.weights, strict=True))
+    throughput = [{peer: done.get(peer, 0) for peer in cell} for cell in history.cells]
+    return wire(history.beacon, history.round + 1, attempt, throughput)
 
 
 def weights_of(throughput: Mapping[PeerID, int]) -> dict[PeerID, int]:

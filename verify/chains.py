@@ -21,16 +21,23 @@ from pydantic import FailFast, Field
 
 from proto.canonical import Count, Digest, Message, PeerID
 from proto.errors import MessageRefused
-from secagg.messages import MAX_SHARDS, Evidence, ShardIndex
-from swarm.shards.boundary import BoundaryRefused, Codec
+from secagg.messages import MAX_SHARDS, Advert, Evidence, ShardIndex
 from verify.statement import open_signed
+from verify.wiring import Wired
 
 MAX_LISTED = 4_096
 """Tensors under one signature."""
+EVALUATED = 1
+"""Slices at the beginning of a chain that are for evaluation."""
+Codec = Literal["fp32", "fp16", "bf16", "int8"]
 Direction = Literal["forward", "backward"]
 Index = Annotated[int, Field(ge=0, lt=1 << 31)]
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], Field(min_length=1, max_length=MAX_LISTED), FailFast()]
+
+
+class BoundaryRefused(MessageRefused):
+    """A boundary tensor of another shape, size or codec, not finite, or not the one that was signed."""
 
 
 class ChainMessage(Message):
@@ -188,6 +195,29 @@ def open_certificate(
     if counted.path[0] != leader:
         raise MessageRefused(f"certificate: closed by {counted.path[0]}, the chain's leader is {leader}")
     return counted
+
+
+def counted_of(advert: Advert, peer: PeerID, wired: Sequence[Wired]) -> list[tuple[int, int]]:
+    """(chain, slices) of every chain that counts for a peer, rising. Raises MessageRefused."""
+    found = [_closed(statements, advert, wired) for statements in advert.chains]
+    for one in found:
+        if one.path[advert.shard] != peer:
+            raise MessageRefused(f"advert: chain {one.chain} does not name {peer}")
+    counted = [(one.chain, one.slices - EVALUATED) for one in found]
+    if counted != sorted(dict(counted).items()) or min((done for _, done in counted), default=1) < 1:
+        raise MessageRefused(f"advert: the chains of {peer} must be named once each, rising, with slices")
+    return counted
+
+
+def _closed(statements: Sequence[bytes], advert: Advert, wired: Sequence[Wired]) -> Counted:
+    if not statements:
+        raise MessageRefused("advert: an empty certificate")
+    chain = open_signed(statements[0], Confirmation).message.chain
+    if not chain < len(wired):
+        raise MessageRefused(f"advert: chain {chain} of {len(wired)}")
+    replicas = wired[chain].replicas
+    place = Place(advert.run, advert.round, advert.attempt, chain)
+    return open_certificate(statements, place, replicas[0][0], replicas)
 
 
 def weights(counted: Iterable[Counted], shards: int) -> tuple[Mapping[PeerID, int], ...]:
