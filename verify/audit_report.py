@@ -11,6 +11,7 @@ from typing import Literal
 
 from proto.canonical import PeerID
 from proto.energy import EnergyClaim
+from verify.chains import Counted
 from verify.energy import doubts
 from verify.evidence import PortableEvidence
 from verify.evidence import Rules as EvidenceRules
@@ -118,7 +119,7 @@ class LedgerView:
 
 @dataclass(frozen=True)
 class Member:
-    """What an advert says of its author's work, data and ledger."""
+    """What an advert says of its author's work, data and ledger. `chains`: what its certificates say."""
 
     index: int
     weight: int
@@ -131,6 +132,7 @@ class Member:
     head_size: int
     head_root: bytes
     energy: EnergyClaim | None
+    chains: tuple[Counted, ...]
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class SessionView:
 
     id: bytes
     slot: tuple[int, int]
+    shard: int
     members: Mapping[PeerID, Member]
     survivors: tuple[PeerID, ...] | None
     proposer: PeerID | None

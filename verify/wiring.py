@@ -94,15 +94,16 @@ def wire(
     )
 
 
-def wire_chains(history: History, attempt: int) -> tuple[Wired, ...]:
-    """Who is chained to whom in an attempt at the round after `history`. Raises NoReplica.
-
-    Throughput is what the last record counted: slices of a window.
-    """
+def throughput_of(history: History) -> tuple[dict[PeerID, int], ...]:
+    """What the members of each shard are wired by: the slices of a window that the last record counted."""
     last = history.last
     done = {} if last is None else dict(zip(last.survivors, last.weights, strict=True))
-    throughput = [{peer: done.get(peer, 0) for peer in cell} for cell in history.cells]
-    return wire(history.beacon, history.round + 1, attempt, throughput)
+    return tuple({peer: done.get(peer, 0) for peer in cell} for cell in history.cells)
+
+
+def wire_chains(history: History, attempt: int) -> tuple[Wired, ...]:
+    """Who is chained to whom in an attempt at the round after `history`. Raises NoReplica."""
+    return wire(history.beacon, history.round + 1, attempt, throughput_of(history))
 
 
 def weights_of(throughput: Mapping[PeerID, int]) -> dict[PeerID, int]:
