@@ -610,8 +610,9 @@ class _Audit:
             return
         for peer, strikes in history.conduct.strikes.items():
             self.report.peer(peer).strikes = len(strikes)
-        for peer in history.roster:
+        for peer, standing in history.roster.items():
             self.report.peer(peer).member = True
+            self.report.peer(peer).shard = standing.shard if history.shards else None
         for peer, ban in sorted(history.conduct.bans.items()):
             self.report.peer(peer).ban = ban
             if ban.reason == SILENCE:

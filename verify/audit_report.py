@@ -92,6 +92,7 @@ class Contribution:
     drawn: int = 0  # times that the lottery had it checked, in the sessions that were shown
     strikes: int = 0
     member: bool = False
+    shard: int | None = None  # that it holds, of several
     ban: Ban | None = None
     energy: EnergyClaim | None = None  # the last one
     doubts: list[str] = field(default_factory=list)

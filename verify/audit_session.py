@@ -400,6 +400,8 @@ class _Session:
             most *= len(self.desk.wired(advert.attempt))
         if stage.several and advert.weight != done:
             return f"weight {advert.weight}, its certificates give {done}"
+        if any(chain.slices > stage.slices for chain in self.chains[one.signer]):
+            return f"a certificate of more slices than the {stage.slices} of a chain"
         if not stage.several and (not advert.weight or advert.chains):
             return "no slice, or chains in a run of one shard"
         if advert.weight > most or advert.tokens > advert.weight * stage.slice_tokens:
