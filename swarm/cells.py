@@ -13,8 +13,8 @@ from proto.canonical import MAX_MESSAGE, Count, Digest, Message, PeerID
 from proto.errors import MessageRefused, SwarmError
 from secagg.messages import MAX_STATEMENT, Advert, ShardIndex, Some
 from swarm.effects import Slot
-from verify.carrying import union_of_statements
-from verify.record import MOST_CARRIED, Cell, History, Record, colluders, energy_of, median, whole
+from verify.carrying import energy_of, median, union_of_statements
+from verify.record import MOST_CARRIED, Cell, History, Record, colluders, whole
 from verify.statement import open_signed
 
 

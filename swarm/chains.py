@@ -65,8 +65,13 @@ class ChainRunner:
         self._done: asyncio.Future[Done] | None = None
         self._outgoing: dict[PeerID, asyncio.Queue[Speak]] = {}
         self._lost: set[PeerID] = set()
+        self._closed = False
         self._held: list[tuple[PeerID, Place, ChainSpeech]] = []
         self.tick = max(LEAST_TICK, manifest.work.window_seconds / TICKS)
+
+    def close(self) -> None:
+        """This peer holds another shard now: nobody speaks for this one any more."""
+        self._crew, self._closed = None, True
 
     @property
     def crew(self) -> Crew | None:
@@ -194,14 +199,14 @@ class ChainRunner:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _post(self, to: PeerID, queue: "asyncio.Queue[Speak]") -> None:
-        while True:
+        while not self._closed:
             effect = await queue.get()
-            header, tensor = encode(effect.place, effect.message)
             try:
+                header, tensor = encode(effect.place, effect.message)
                 await self._say(to, header, tensor)
                 self._moved(len(header) + len(tensor))
                 self._lost.discard(to)
-            except Refused as error:
+            except (Refused, MessageRefused) as error:
                 log.info("a frame for %s: %s", to, error)
             except Unreachable as error:
                 log.info("a frame for %s: %s", to, error)

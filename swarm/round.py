@@ -468,6 +468,10 @@ class Participant:
         )
         return sign(self.identity, said)
 
+    def move(self, shard: int) -> bytes:
+        """The statement by which this member takes another shard after the next record."""
+        return sign(self.identity, Move(run=self.history.run, round=self.history.round, shard=shard))
+
     def waiting(self) -> list[PeerID]:
         """Peers that asked to join and are not in the roster yet."""
         return self._carried.waiting(self.history)

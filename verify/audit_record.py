@@ -11,9 +11,9 @@ from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from verify.audit_report import Member
 from verify.audit_session import SessionFacts
-from verify.carrying import leaves_out, union_of_statements
+from verify.carrying import energy_of, leaves_out, median, union_of_statements
 from verify.chains import Counted, weights
-from verify.record import Cell, History, Record, energy_of, median
+from verify.record import Cell, History, Record
 
 Shown = Mapping[int, SessionFacts]
 """Of each shard the session that a record names, as far as ledgers show them."""

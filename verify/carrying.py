@@ -1,4 +1,4 @@
-"""Which statements a record carries, of all that its survivors brought: the same for the same ones.
+"""What a record says of what its survivors brought: which statements it carries, and of their adverts.
 
 The promise: a proposer cannot leave one out, and no signer crowds the others out.
 """
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from proto.canonical import PeerID
+from proto.energy import EnergyClaim, EnergyKind
 from proto.errors import MessageRefused
 from verify.record import MOST_CARRIED, MOST_OF_ONE, Goodbye, History, Join, Move, Subject
 from verify.standing import Judgement, Verdict
@@ -82,3 +83,19 @@ def binds(raw: bytes) -> bool:
         return domain_of(raw) == Verdict.DOMAIN and open_signed(raw, Verdict).message.sketch is not None
     except MessageRefused:
         return False
+
+
+def energy_of(
+    claims: Iterable[tuple[PeerID, EnergyClaim | None]],
+) -> tuple[tuple[PeerID, EnergyKind, int | None, int], ...]:
+    """What a record says of its survivors' energy, from their adverts."""
+    return tuple(
+        (peer, claim.kind, claim.millijoules, claim.network_bytes)
+        for peer, claim in claims
+        if claim is not None
+    )
+
+
+def median(values: Sequence[int]) -> int:
+    """The lower median: at least half of the values are at least this, so a minority cannot move it far."""
+    return sorted(values)[(len(values) - 1) // 2]
