@@ -216,6 +216,19 @@ def counted_of(advert: Advert, peer: PeerID, wired: Sequence[Wired]) -> list[tup
     return [(one.chain, one.slices) for one in chains_of(advert, peer, wired)]
 
 
+def counted_alike(cells: Sequence[Sequence[Advert]]) -> bool:
+    """Whether these adverts of each shard, whose certificates hold, count one chain and all the same."""
+    counted = [_counts(cell) for cell in cells]
+    return bool(counted[0]) and all(one == counted[0] for one in counted)
+
+
+def _counts(adverts: Iterable[Advert]) -> list[tuple[int, int, tuple[PeerID, ...]]]:
+    """(chain, slices, path) of every certificate in these adverts, all of which hold: the same for all shards
+    where each counts what the others do."""
+    ends = [open_signed(one[0], Confirmation) for advert in adverts for one in advert.chains]
+    return sorted((end.message.chain, end.message.slices, (end.signer, *end.message.after)) for end in ends)
+
+
 def _closed(statements: Sequence[bytes], advert: Advert, wired: Sequence[Wired]) -> Counted:
     if not statements:
         raise MessageRefused("advert: an empty certificate")
