@@ -15,7 +15,7 @@ from verify.audit import Report, audit
 from verify.audit_report import AuditRules, RoundView
 from verify.audit_session import check_round
 from verify.chains import Confirmation
-from verify.record import Cell, Decided, Genesis, Record, whole
+from verify.record import Cell, Decided, Genesis, Goodbye, Record, whole
 from verify.statement import open_signed, sign
 from verify.wiring import Wired
 
@@ -240,6 +240,31 @@ def test_heads_and_beacons_are_told_by_their_own_cell(run: Run, shard: int) -> N
     for what in ("heads of shard {} are", "beacon of shard {} is"):
         assert f"its {what.format(shard)} not what" in text
         assert f"its {what.format(1 - shard)} not what" not in text
+
+
+def test_a_statement_that_a_cells_votes_carried_and_the_record_has_not_is_named() -> None:
+    def prepare(swarm: ShardedSwarm) -> None:
+        leaves = sorted(swarm.peers)[4]
+
+        def hears() -> None:
+            said = Goodbye(run=swarm.machine(leaves).history.run, round=0)
+            for peer in sorted(swarm.peers)[::2]:
+                swarm.machine(peer).carry(sign(swarm.peers[leaves].identity, said))
+
+        swarm.at(1.0, hears)
+
+    made = sharded_run(5, 1, prepare=prepare)
+    report = audited(made, made.peers)
+    assert report.ok, findings(report)
+    assert len(record_at(made, made.peers[0])[1].statements) == 1
+    left_out = "its statements are not what the session's votes give"
+    assert left_out in with_record(made, [0], statements=())
+    assert left_out in with_record(made, [0, 1], statements=())
+    peer = cell(made, 1)[0]
+    at, _ = record_at(made, peer)
+    entries = list(made.entries[peer])
+    entries[at] = ("decided", forged(made, entries[at][1], statements=()))
+    assert audit(made.run, [made.source(peer, entries)], made.rules).ok, "its votes carried nothing"
 
 
 # -- adverts and their chains -----------------------------------------------------------------------------
