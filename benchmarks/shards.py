@@ -20,7 +20,7 @@ from benchmarks import shard_memory
 from benchmarks.report import Report, Row, command_line, progress, ratio
 from swarm.manifest import Model
 from swarm.model import bind_gradients, layout_of, load_vector
-from swarm.shards.boundary import CODECS, Codec, decode, encode, encoded_bytes, error
+from swarm.shards.boundary import CODECS, decode, encode, encoded_bytes, error
 from swarm.shards.slicing import (
     build_shard,
     build_untied,
@@ -31,6 +31,7 @@ from swarm.shards.slicing import (
 )
 from swarm.shards.stage import Slice, Stage, microbatches, run_slice
 from swarm.sizes import PASSES, PASSES_LAST
+from verify.chains import Codec
 
 SEED = bytes(32)
 LENGTH = 128

@@ -20,8 +20,8 @@ from swarm.shards.chain import ChainRefused, ChainSpeech, Replaced, Starved
 from swarm.shards.compute import ShardCompute
 from swarm.shards.crew import Crew, CrewEffect, Done, Run, Speak, Task, Tick
 from swarm.shards.frames import decode, encode
-from swarm.shards.messages import Place
 from swarm.store import Store
+from verify.chains import Place
 
 log = logging.getLogger(__name__)
 

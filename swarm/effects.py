@@ -12,10 +12,10 @@ import numpy as np
 from proto.canonical import PeerID
 from secagg.interface import Job, SendPart, SendSum, Tell
 from swarm.order import DataView, Order
-from swarm.shards.wiring import Wired
 from verify.commitment import Committed
 from verify.record import Record
 from verify.standing import Ban
+from verify.wiring import Wired
 
 Slot = tuple[int, int]
 """(round, attempt)."""

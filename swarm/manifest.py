@@ -23,8 +23,9 @@ from proto.canonical import PeerID
 from proto.errors import SwarmError
 from secagg.messages import MAX_SHARDS
 from secagg.ring import CHUNK, Ring, RingOverflow
-from swarm.shards.boundary import Codec, encoded_bytes
+from swarm.shards.boundary import encoded_bytes
 from swarm.sizes import PRESETS, VOCABULARY, rows_at_once
+from verify.chains import Codec
 
 MAX_MANIFEST = 64 << 10
 """Bytes of the largest manifest."""

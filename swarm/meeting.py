@@ -8,11 +8,10 @@ from secagg.keys import check_public
 from secagg.messages import Advert, Evidence
 from swarm.effects import Slot
 from swarm.manifest import Manifest
-from swarm.shards.crew import EVALUATED
-from swarm.shards.messages import Confirmation, Counted, Place, open_certificate, two_confirmations
-from swarm.shards.wiring import Wired
+from verify.chains import Confirmation, counted_of, two_confirmations
 from verify.record import MICRO, History, colluders
 from verify.statement import open_signed
+from verify.wiring import Wired
 
 MOST_LOSS = 1_000 * MICRO
 
@@ -58,18 +57,6 @@ def ledger_lies(
     return found
 
 
-def counted_of(advert: Advert, peer: PeerID, wired: Sequence[Wired]) -> list[tuple[int, int]]:
-    """(chain, slices) of every chain that counts for a peer, rising. Raises MessageRefused."""
-    found = [_closed(statements, advert, wired) for statements in advert.chains]
-    for one in found:
-        if one.path[advert.shard] != peer:
-            raise MessageRefused(f"advert: chain {one.chain} does not name {peer}")
-    counted = [(one.chain, one.slices - EVALUATED) for one in found]
-    if counted != sorted(dict(counted).items()) or min((done for _, done in counted), default=1) < 1:
-        raise MessageRefused(f"advert: the chains of {peer} must be named once each, rising, with slices")
-    return counted
-
-
 def two_ways(adverts: Adverts) -> list[Evidence]:
     """Whoever closed a chain in two ways, of adverts whose certificates hold."""
     first: dict[int, bytes] = {}
@@ -81,17 +68,6 @@ def two_ways(adverts: Adverts) -> list[Evidence]:
             lie = two_confirmations(kept, statements[0])
             found += [] if lie is None else [lie]
     return found
-
-
-def _closed(statements: Sequence[bytes], advert: Advert, wired: Sequence[Wired]) -> Counted:
-    if not statements:
-        raise MessageRefused("advert: an empty certificate")
-    chain = open_signed(statements[0], Confirmation).message.chain
-    if not chain < len(wired):
-        raise MessageRefused(f"advert: chain {chain} of {len(wired)}")
-    replicas = wired[chain].replicas
-    place = Place(advert.run, advert.round, advert.attempt, chain)
-    return open_certificate(statements, place, replicas[0][0], replicas)
 
 
 def _check(

@@ -8,10 +8,10 @@ import numpy as np
 
 from proto.canonical import PeerID, tagged_hash
 from swarm.manifest import Work
-from swarm.shards.wiring import Wired, wire
 from verify.commitment import MAX_SLICES
 from verify.lottery import attempt_seed, draw, own_draw, shared_draw
 from verify.record import History
+from verify.wiring import wire_chains
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,6 @@ def draw_order(history: History, attempt: int, peer: PeerID, data: DataView, wor
     cut = tuple(tuple(drawn[at : at + sequences]) for at in range(0, total, sequences))
     rounding = tagged_hash("rounding", seed, peer.encode())
     return Order(history.run, round_, attempt, 0, history.snapshot, cut, rounding)
-
-
-def wire_chains(history: History, attempt: int) -> tuple[Wired, ...]:
-    """Who is chained to whom in an attempt at the round after `history`. Raises NoReplica.
-
-    Throughput is what the last record counted: slices of a window.
-    """
-    last = history.last
-    done = {} if last is None else dict(zip(last.survivors, last.weights, strict=True))
-    throughput = [{peer: done.get(peer, 0) for peer in cell} for cell in history.cells]
-    return wire(history.beacon, history.round + 1, attempt, throughput)
 
 
 def chain_slices(

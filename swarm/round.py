@@ -66,7 +66,6 @@ from swarm.order import (
     DataView,
     Order,
     trial_order,
-    wire_chains,
 )
 from swarm.rules import evidence_rules
 from verify import agreement as voting
@@ -87,6 +86,7 @@ from verify.record import (
 )
 from verify.standing import Judgement, Verdict
 from verify.statement import domain_of, open_signed, sign
+from verify.wiring import wire_chains
 
 M = TypeVar("M", bound=Message)
 

@@ -31,7 +31,7 @@ IMPURE = {
     "time",
 }
 UNPICKLERS = {"cloudpickle", "dill", "marshal", "pickle", "shelve"}
-PURE_SHARDS = ["boundary", "chain", "frames", "messages", "placement", "wiring"]
+PURE_SHARDS = ["boundary", "chain", "frames", "placement"]
 PURE_ROUND = [
     "swarm/round.py",
     "swarm/order.py",

@@ -32,6 +32,24 @@ def union_of_statements(history: History, carried: Iterable[Sequence[bytes]]) ->
     return tuple(sorted(in_fair_order(history, chosen)[:MOST_CARRIED]))
 
 
+def leaves_out(history: History, statements: Sequence[bytes], carried: Iterable[Sequence[bytes]]) -> bool:
+    """Whether a record with these statements leaves out what some of its votes carried. Other votes may have
+    brought a statement that goes first, or have crowded it out."""
+    said = {history.subject(raw): raw for raw in statements}
+    of_one = Counter(signer for _, signer, *_ in said)
+    if len(said) >= MOST_CARRIED:
+        return False
+    for raw in union_of_statements(history, carried):
+        subject = history.subject(raw)
+        if subject in said:
+            chosen = said[subject]
+            if (not binds(chosen), chosen) > (not binds(raw), raw):
+                return True
+        elif subject[0] != Join.DOMAIN and of_one[subject[1]] < MOST_OF_ONE:
+            return True
+    return False
+
+
 def in_fair_order(history: History, statements: Mapping[Subject, bytes]) -> list[bytes]:
     """Which go first where not all fit: everybody's first of each kind before anybody's second, judgements
     before the rest; of one signer no more than `MOST_OF_ONE`, and no joins but those that are taken."""

@@ -26,8 +26,8 @@ from swarm.plan import plots
 from swarm.plan.cost import Job, World
 from swarm.plan.devices import named_devices
 from swarm.plan.solve import Ask, Found, front, solve, stated_grid
-from swarm.shards.boundary import Codec
 from swarm.sizes import PRESETS
+from verify.chains import Codec
 
 EXAMPLES = """
 swarm-plan --devices laptops-4 --model opt-1.3b

@@ -28,7 +28,7 @@ from swarm.carbon.sensitivity import place
 from swarm.energy.grid import JOULES_PER_KWH
 from swarm.manifest import CELL_LIMIT
 from swarm.plan.devices import FIGURES, Device, Figure, parameter_figure
-from swarm.shards.boundary import Codec, encoded_bytes
+from swarm.shards.boundary import encoded_bytes
 from swarm.sizes import (
     LOGITS,
     PASSES,
@@ -38,6 +38,7 @@ from swarm.sizes import (
     VOCABULARY,
     bytes_a_parameter,
 )
+from verify.chains import Codec
 
 Number = Any
 """A float, or a float64 array: all arrays of one call have one shape."""

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from proto.errors import SwarmError
-from swarm.shards.boundary import CODECS, Codec
+from swarm.shards.boundary import CODECS
 from swarm.sizes import PRESETS
+from verify.chains import Codec
 
 Objective = Literal["time", "energy", "carbon", "weighted"]
 Method = Literal["exact", "heuristic"]

@@ -4,7 +4,7 @@ The promise: pure and deterministic; a search returns a plan whose every shard f
 with the numbers. What it minimises is `Aim.of` the cost of `swarm.plan.cost`, a token.
 
 A plan's *form* is its layers by shard and how many devices of each kind hold each shard. Everything else
-follows: as many chains as the broadest shard has holders (as `swarm.shards.wiring` draws), dealt to a shard's
+follows: as many chains as the broadest shard has holders (as `verify.wiring` draws), dealt to a shard's
 holders so that the slowest is done as soon as can be.
 """
 
@@ -26,7 +26,7 @@ from swarm.plan.cost import (
     shard_load,
     stage_cost,
 )
-from swarm.shards.wiring import MOST_CHAINS
+from verify.wiring import MOST_CHAINS
 
 Counts = tuple[int, ...]
 """How many devices of each kind."""

@@ -20,13 +20,12 @@ are as small as 1e-9, where fp16 has nothing left, and large models have activat
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-from proto.errors import MessageRefused
+from verify.chains import BoundaryRefused, Codec
 
-Codec = Literal["fp32", "fp16", "bf16", "int8"]
 Shape = tuple[int, int, int]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 MAX_ELEMENTS = 1 << 28
@@ -37,10 +36,6 @@ SCALE_BYTES = 4
 STEPS = 127
 _ELEMENT = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _SCALED = ("fp16", "int8")
-
-
-class BoundaryRefused(MessageRefused):
-    """A boundary tensor of another shape, size or codec, not finite, or not the one that was signed."""
 
 
 def encoded_bytes(shape: Shape, codec: Codec) -> int:

@@ -14,7 +14,7 @@ Compute is one thing at a time, backward before forward (1F1B), each in rising o
 microbatches between a stage's forward and its backward. Gradients are added in one order, whoever computes.
 
 The counting rule: a microbatch counts when its slice's gradients have reached shard 0 and a peer of *every*
-shard has signed that it holds that slice: a certificate (`swarm.shards.messages`), which the leader closes
+shard has signed that it holds that slice: a certificate (`verify.chains`), which the leader closes
 once and hands to the path. Gradients of a peer that no certificate names do not count, so a microbatch counts
 once in every shard, or in none. A chain whose leader dies counts for nothing: nobody else may close it.
 
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from secagg.interface import Sign
-from swarm.shards.messages import Confirmation, Counted, Place, open_certificate, open_confirmations
+from verify.chains import Confirmation, Counted, Place, open_certificate, open_confirmations
 
 PATIENCE = 3
 """Ticks of silence after which a peer that owes an answer is replaced; a tick outlasts any microbatch."""

@@ -21,10 +21,9 @@ from swarm.layout import Layout
 from swarm.manifest import Manifest
 from swarm.order import dither_of
 from swarm.shards.boundary import Shape, decode, encode, encoded_bytes
-from swarm.shards.crew import EVALUATED
-from swarm.shards.messages import Counted
 from swarm.shards.slicing import build_shard
 from swarm.shards.stage import Halved, Slice, Stage, microbatches
+from verify.chains import EVALUATED, Counted
 from verify.commitment import Committed, chunk_digests
 
 

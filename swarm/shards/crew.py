@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 
 from proto.canonical import PeerID
 from secagg.interface import Sign
-from swarm.shards.boundary import Codec
 from swarm.shards.chain import (
     Activation,
     Alive,
@@ -38,16 +37,17 @@ from swarm.shards.chain import (
     Send,
     Starved,
 )
-from swarm.shards.messages import (
+from verify.chains import (
     BoundaryList,
+    Codec,
     Counted,
     Direction,
     Place,
     check_list,
     tensor_hash,
 )
-from swarm.shards.wiring import Wired
 from verify.statement import open_signed
+from verify.wiring import Wired
 
 EVALUATED = 1
 """Slices at the beginning of a chain that are for evaluation."""

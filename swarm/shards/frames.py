@@ -31,7 +31,7 @@ from swarm.shards.chain import (
     Gradient,
     Probe,
 )
-from swarm.shards.messages import ChainMessage, Index, Place
+from verify.chains import ChainMessage, Index, Place
 
 MAX_HEADER = 64 << 10
 """Bytes; room for the signed list of a slice of 1,700 microbatches."""

@@ -1,6 +1,6 @@
 """One attempt's window: which chains are wired, who steps in for whom, and what comes of it.
 
-The chains are those of `swarm.shards.wiring`. A member that is not there, or goes, is replaced by the next of
+The chains are those of `verify.wiring`. A member that is not there, or goes, is replaced by the next of
 its shard after three ticks of silence, which computes again what it had computed, at its shard alone; a chain
 whose leader is not there, or goes, counts for nothing (`swarm.shards.chain`).
 """
@@ -12,9 +12,9 @@ import numpy as np
 
 from proto.canonical import tagged_hash
 from swarm.shards.chain import PATIENCE
-from swarm.shards.wiring import draw_paths, stand_ins
 from swarm.simulation.chains import busiest, fill_seconds
 from swarm.simulation.crowd import Crowd, Terms
+from verify.wiring import draw_paths, stand_ins
 
 SCALE = 1000
 """Throughputs are told to the wiring in thousandths of a token a second."""

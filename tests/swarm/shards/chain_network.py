@@ -24,8 +24,8 @@ from swarm.shards.chain import (
     Starved,
     Timer,
 )
-from swarm.shards.messages import Place
 from tests.verify.chain import KEYS, PEERS
+from verify.chains import Place
 from verify.statement import sign
 
 TICK = 10.0

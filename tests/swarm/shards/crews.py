@@ -9,10 +9,10 @@ from proto.canonical import Message, PeerID
 from proto.errors import MessageRefused
 from swarm.shards.crew import Crew, CrewEffect, Done, Run, Speak, Task, Tick
 from swarm.shards.frames import decode, encode
-from swarm.shards.messages import Place, tensor_hash
-from swarm.shards.wiring import wire
 from tests.verify.chain import KEYS, PEERS
+from verify.chains import Place, tensor_hash
 from verify.statement import sign
+from verify.wiring import wire
 
 TICK = 1.0
 COMPUTE = 0.02

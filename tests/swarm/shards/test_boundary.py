@@ -10,14 +10,13 @@ from swarm.shards.boundary import (
     CODECS,
     LARGEST,
     MAX_ELEMENTS,
-    BoundaryRefused,
-    Codec,
     Shape,
     decode,
     encode,
     encoded_bytes,
     error,
 )
+from verify.chains import BoundaryRefused, Codec
 
 SHAPES = array_shapes(min_dims=3, max_dims=3, max_side=5)
 FINITE = st.floats(-LARGEST, LARGEST, width=32)

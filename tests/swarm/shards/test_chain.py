@@ -29,7 +29,6 @@ from swarm.shards.chain import (
     Send,
     Starved,
 )
-from swarm.shards.messages import Place, open_certificate, weights
 from tests.swarm.shards.chain_network import (
     COMPUTE,
     TICK,
@@ -39,6 +38,7 @@ from tests.swarm.shards.chain_network import (
     forward_value,
 )
 from tests.verify.chain import KEYS, PEERS
+from verify.chains import Place, open_certificate, weights
 from verify.statement import sign
 
 A, B, C, D, E = PEERS[:5]

@@ -10,11 +10,12 @@ from transformers import OPTConfig
 
 from proto.canonical import PeerID
 from swarm.model import NO_CHANCE, layout_of, read_vector
-from swarm.shards.boundary import Codec, decode, encode
+from swarm.shards.boundary import decode, encode
 from swarm.shards.chain import Backward, Forward, Replaced
 from swarm.shards.slicing import Cut, Shard
 from swarm.shards.stage import Slice, Stage, run_slice
 from tests.swarm.shards.chain_network import ChainNetwork, Key, Worker
+from verify.chains import Codec
 
 SHARDS, MICROBATCHES, SLICES, ROWS, LENGTH, WIDTH = 3, 3, 2, 2, 8, 16
 CONFIG = OPTConfig(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from swarm.shards.chain import Activation, AskCertificate, Gradient
-from swarm.shards.crew import EVALUATED, Speak, Tensors
-from swarm.shards.messages import Counted, Place, open_certificate, two_lists, weights
+from swarm.shards.crew import Speak, Tensors
 from tests.swarm.shards.crews import RUN, Crews
+from verify.chains import EVALUATED, Counted, Place, open_certificate, two_lists, weights
 
 
 def counted(crews: Crews) -> list[Counted]:

@@ -21,9 +21,9 @@ from swarm.shards.chain import (
     Probe,
 )
 from swarm.shards.frames import MAX_HEADER, ChainFrame, decode, encode
-from swarm.shards.messages import BoundaryList, Confirmation, Place, tensor_hash
 from tests.fuzz.mutate import Mutator, try_all
 from tests.verify.chain import KEYS, PEERS
+from verify.chains import BoundaryList, Confirmation, Place, tensor_hash
 from verify.statement import sign
 
 PLACE = Place(bytes(range(32)), 3, 1, 2)

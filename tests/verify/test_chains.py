@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
-from swarm.shards.boundary import BoundaryRefused
-from swarm.shards.messages import (
+from tests.verify.chain import KEYS, PEERS
+from verify.chains import (
     MAX_LISTED,
     MAX_SHARDS,
     BoundaryList,
+    BoundaryRefused,
     Confirmation,
     Counted,
     Place,
@@ -24,7 +25,6 @@ from swarm.shards.messages import (
     two_lists,
     weights,
 )
-from tests.verify.chain import KEYS, PEERS
 from verify.statement import sign
 
 RUN = bytes(32)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from proto.canonical import PeerID, tagged_hash
 from proto.errors import SwarmError
 from verify.lottery import attempt_seed, draw
+from verify.record import History
 
 MOST_THROUGHPUT = 1 << 40
 MOST_CHAINS = 1_024
@@ -121,6 +122,18 @@ def _check_throughput(throughput: Sequence[Mapping[PeerID, int]]) -> None:
         for peer, speed in peers.items():
             if not 0 <= speed <= MOST_THROUGHPUT:
                 raise WiringRefused(f"{peer}: a throughput of {speed}; it is 0 to {MOST_THROUGHPUT} tokens/s")
+
+
+def throughput_of(history: History) -> tuple[dict[PeerID, int], ...]:
+    """What the members of each shard are wired by: the slices of a window that the last record counted."""
+    last = history.last
+    done = {} if last is None else dict(zip(last.survivors, last.weights, strict=True))
+    return tuple({peer: done.get(peer, 0) for peer in cell} for cell in history.cells)
+
+
+def wire_chains(history: History, attempt: int) -> tuple[Wired, ...]:
+    """Who is chained to whom in an attempt at the round after `history`. Raises NoReplica."""
+    return wire(history.beacon, history.round + 1, attempt, throughput_of(history))
 
 
 def weights_of(throughput: Mapping[PeerID, int]) -> dict[PeerID, int]:

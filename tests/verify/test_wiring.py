@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.shards.wiring import (
+from verify.wiring import (
     MOST_CHAINS,
     MOST_THROUGHPUT,
     NoReplica,

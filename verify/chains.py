@@ -13,7 +13,7 @@ only slices for which it has the neighbours' lists.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from blake3 import blake3
@@ -21,16 +21,23 @@ from pydantic import FailFast, Field
 
 from proto.canonical import Count, Digest, Message, PeerID
 from proto.errors import MessageRefused
-from secagg.messages import MAX_SHARDS, Evidence, ShardIndex
-from swarm.shards.boundary import BoundaryRefused, Codec
+from secagg.messages import MAX_SHARDS, Advert, Evidence, ShardIndex
 from verify.statement import open_signed
+from verify.wiring import Wired
 
 MAX_LISTED = 4_096
 """Tensors under one signature."""
+EVALUATED = 1
+"""Slices at the beginning of a chain that are for evaluation."""
+Codec = Literal["fp32", "fp16", "bf16", "int8"]
 Direction = Literal["forward", "backward"]
 Index = Annotated[int, Field(ge=0, lt=1 << 31)]
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], Field(min_length=1, max_length=MAX_LISTED), FailFast()]
+
+
+class BoundaryRefused(MessageRefused):
+    """A boundary tensor of another shape, size or codec, not finite, or not the one that was signed."""
 
 
 class ChainMessage(Message):
@@ -188,6 +195,49 @@ def open_certificate(
     if counted.path[0] != leader:
         raise MessageRefused(f"certificate: closed by {counted.path[0]}, the chain's leader is {leader}")
     return counted
+
+
+def chains_of(advert: Advert, peer: PeerID, wired: Sequence[Wired]) -> tuple[Counted, ...]:
+    """The chains that count for a peer, rising, as its advert's certificates have them; `slices` without
+    those for evaluation. `wired`: the attempt's chains. Raises MessageRefused."""
+    closed = [_closed(statements, advert, wired) for statements in advert.chains]
+    for one in closed:
+        if one.path[advert.shard] != peer:
+            raise MessageRefused(f"advert: chain {one.chain} does not name {peer}")
+    found = tuple(replace(one, slices=one.slices - EVALUATED) for one in closed)
+    chains = [one.chain for one in found]
+    if chains != sorted(set(chains)) or min((one.slices for one in found), default=1) < 1:
+        raise MessageRefused(f"advert: the chains of {peer} must be named once each, rising, with slices")
+    return found
+
+
+def counted_of(advert: Advert, peer: PeerID, wired: Sequence[Wired]) -> list[tuple[int, int]]:
+    """(chain, slices) of every chain that counts for a peer, rising. Raises MessageRefused."""
+    return [(one.chain, one.slices) for one in chains_of(advert, peer, wired)]
+
+
+def counted_alike(cells: Sequence[Sequence[Advert]]) -> bool:
+    """Whether these adverts of each shard, whose certificates hold, count one chain and all the same."""
+    counted = [_counts(cell) for cell in cells]
+    return bool(counted[0]) and all(one == counted[0] for one in counted)
+
+
+def _counts(adverts: Iterable[Advert]) -> list[tuple[int, int, tuple[PeerID, ...]]]:
+    """(chain, slices, path) of every certificate in these adverts, all of which hold: the same for all shards
+    where each counts what the others do."""
+    ends = [open_signed(one[0], Confirmation) for advert in adverts for one in advert.chains]
+    return sorted((end.message.chain, end.message.slices, (end.signer, *end.message.after)) for end in ends)
+
+
+def _closed(statements: Sequence[bytes], advert: Advert, wired: Sequence[Wired]) -> Counted:
+    if not statements:
+        raise MessageRefused("advert: an empty certificate")
+    chain = open_signed(statements[0], Confirmation).message.chain
+    if not chain < len(wired):
+        raise MessageRefused(f"advert: chain {chain} of {len(wired)}")
+    replicas = wired[chain].replicas
+    place = Place(advert.run, advert.round, advert.attempt, chain)
+    return open_certificate(statements, place, replicas[0][0], replicas)
 
 
 def weights(counted: Iterable[Counted], shards: int) -> tuple[Mapping[PeerID, int], ...]:
