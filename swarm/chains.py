@@ -1,7 +1,7 @@
 """The rim of chains: one peer's crew with its sockets, its clock and its computing thread.
 
-The promise: what must not be said in two ways is on disk before it is said; a frame that comes before its
-attempt is held a while; whoever asks after the end is told how a chain was closed.
+The promise: a chain is led once, also by a peer that is started anew, so it is closed in one way; a frame
+that comes before its attempt is held a while; whoever asks after the end is told how a chain was closed.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from swarm.shards.compute import ShardCompute
 from swarm.shards.crew import Crew, CrewEffect, Done, Run, Speak, Task, Tick
 from swarm.shards.frames import decode, encode
 from swarm.store import Store
-from verify.chains import Confirmation, Place
+from verify.chains import Place
 
 log = logging.getLogger(__name__)
 
@@ -117,14 +117,11 @@ class ChainRunner:
             math.ceil(effect.seconds / self.tick),
             max(2, math.ceil(grace / self.tick)),
         )
-        closed = self._store.closed(effect.slot)
-        return Crew(self._me, task, self._sign_once, self._compute.check_tensor, closed)
-
-    def _sign_once(self, message: Message) -> bytes:
-        raw = self._sign(message)
-        if isinstance(message, Confirmation) and message.shard == 0:
-            self._store.save_closed((message.round, message.attempt), message.chain)
-        return raw
+        led = self._store.led(effect.slot)
+        crew = Crew(self._me, task, self._sign, self._compute.check_tensor, led)
+        for chain in crew.leading:
+            self._store.save_led(effect.slot, chain)
+        return crew
 
     async def _compute_all(self, crew: Crew) -> None:
         while True:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from swarm.carbon.comparison import CASES, compare
 from swarm.carbon.parameters import defaults
 from swarm.manifest import Model
-from swarm.model import build_layout, config_of
+from swarm.model import build_layout
 from swarm.plan.cost import (
     Group,
     Job,
@@ -57,7 +57,7 @@ def test_shards_have_the_parameters_and_the_work_of_the_real_ones(preset: str, c
         assert load.parameters == sum(map(math.prod, build_layout(table).shapes))
         return
     for index, size in enumerate(shard_sizes(table, count)):
-        layers = len(cut_of(config_of(table), index, count).layers)
+        layers = len(cut_of(table, index, count).layers)
         load = shard_load(job, layers, index == 0, index == count - 1)
         assert load.parameters == size.parameters
         # `Size.work` counts biases and norms as products too.

@@ -74,23 +74,16 @@ def test_a_chain_whose_leader_dies_counts_in_no_shard_and_the_others_do() -> Non
     assert weights_told(crews) == [crews.slices] * 2
 
 
-def test_a_leader_that_comes_back_closes_its_chain_if_it_has_not_before() -> None:
-    crews = Crews([1, 1], slices=3)
+def test_a_leader_that_comes_back_says_that_its_chain_counts_for_nothing_and_nobody_waits_for_it() -> None:
+    crews = Crews([2, 2], slices=3)
     leader = crews.cells[0][0]
     crews.at(0.2, lambda: crews.kill(leader))
     crews.at(1.5, lambda: crews.start(leader))
     crews.run()
+    assert set(crews.done) == set(crews.shard)
     assert weights_told(crews) == [crews.slices] * 2
-
-
-def test_a_leader_that_may_have_closed_a_chain_leads_it_no_more() -> None:
-    crews = Crews([1, 1], slices=3)
-    leader = crews.cells[0][0]
-    crews.kill(leader)
-    crews.closed[leader].add(0)
-    crews.start(leader)
-    crews.run()
-    assert weights_told(crews) == [0, 0]
+    assert crews.done[leader].counted == ()
+    assert crews.now < 9.5  # a window of 6 ticks, and one to ask
 
 
 @settings(max_examples=60, deadline=None)
