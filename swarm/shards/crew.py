@@ -49,8 +49,6 @@ from verify.chains import (
 from verify.statement import open_signed
 from verify.wiring import Wired
 
-EVALUATED = 1
-"""Slices at the beginning of a chain that are for evaluation."""
 MOST = 3
 """Windows, with their grace, that a first slice may take."""
 

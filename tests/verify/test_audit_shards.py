@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from proto.canonical import PeerID
 from secagg.messages import Advert
@@ -390,3 +392,46 @@ def test_where_the_records_are_not_known_certificates_are_checked_for_their_sign
     report = audit(run.run, [run.source(peer, entries)], run.rules)
     assert any("rosters are not known" in note for note in report.notes)
     assert f"entry {at - 1}: advert of {advert.signer}: chain-confirmation: the signature" in findings(report)
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_flipped_bit_is_clean_even_if_the_author_hashes_and_signs_it_anew(
+    run: Run, data: st.DataObject
+) -> None:
+    peer = data.draw(st.sampled_from(run.peers))
+    entries = list(run.entries[peer])
+    at = data.draw(st.integers(0, places(entries, "decided")[-1] - 1), label="entry")
+    kind, content = entries[at][0], bytearray(entries[at][1])
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    entries[at] = (kind, bytes(content))
+    others = [run.source(other) for other in run.peers if other != peer]
+    alone = audit(run.run, [run.source(peer, entries)], run.rules)
+    assert alone.exit_code == 1
+    assert any(one.index == at for one in alone.findings), findings(alone)
+    report = audit(run.run, [run.source(peer, entries), *others], run.rules)
+    assert report.exit_code == 1
+    assert {one.ledger for one in report.findings} == {peer[-4:]}, findings(report)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_certificate_with_other_numbers_is_clean_whoever_signs_it_anew(
+    run: Run, data: st.DataObject
+) -> None:
+    """All peers of a chain lie together: what they say must still be of their place, attempt and weight."""
+    shard = data.draw(st.integers(0, 1))
+    field = data.draw(st.sampled_from(["round", "attempt", "chain", "shard", "slices", "after"]))
+    value: object = data.draw(st.integers(1, 40))
+    if field == "after":
+        value = tuple(data.draw(st.lists(st.sampled_from(run.peers), max_size=2)))
+    which = data.draw(st.integers(0, 1))
+    peer = cell(run, shard)[0]
+    entries = run.entries[peer]
+    chains = open_signed(entries[places(entries, "advert")[which]][1], Advert).message.chains
+    other = tuple(closed_again(run, chains[0], **{field: value}) for _ in chains)
+    if other == chains:
+        return
+    report = with_advert(run, shard, lambda advert: {"chains": other}, which)
+    at = places(entries, "advert")[which]
+    assert any(one.index == at and one.what.startswith("advert of") for one in report.findings)
