@@ -1,18 +1,17 @@
 """Peers that do nothing but chains: one a shard, each a process of its own, over the real members port.
 
-Runner, crew, signed lists, streams, TLS, encoding and the computing thread are a peer's own; orders, cells and
-agreement are left out. `BareLoop` is what anyone would write: one process with the whole untied model, the same
-sequences in the same microbatches, and as many threads as there are cores. Both evaluate as many sequences
-as a slice has, forward alone, before they train.
+Runner, crew, signed lists, streams, TLS, encoding and the computing thread are a peer's own; orders, cells
+and agreement are left out. `BareLoop` is what anyone would write: one process with the whole untied model, the
+same sequences in the same microbatches. Both evaluate as many sequences as a slice has, forward alone, before
+they train.
 """
 
 import asyncio
-import math
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -26,7 +25,7 @@ import torch.nn.functional as F
 import uvloop
 from transformers import OPTConfig, OPTForCausalLM
 
-from benchmarks.processes import Group, cpu_seconds
+from benchmarks.processes import Group
 from benchmarks.shaping import Link, Shaper
 from proto.canonical import Message
 from swarm.chains import ChainRunner
@@ -40,8 +39,8 @@ from swarm.net.streams import Streams
 from swarm.net.tls import TrustStore
 from swarm.order import Order
 from swarm.shards.boundary import encoded_bytes
-from swarm.shards.crew import EVALUATED
 from swarm.shards.compute import ShardCompute
+from swarm.shards.crew import EVALUATED
 from swarm.shards.slicing import build_untied, first_vector, join_vectors, untied
 from swarm.shards.stage import microbatches
 from swarm.shards.wiring import Wired
@@ -58,10 +57,12 @@ WINDOW = 3600.0
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: all slices of the manifest's work. `cores`: to be pinned to; none: wherever."""
+    """What is trained: all slices of the manifest's work. `cores`: to be pinned to; none: wherever. `room`: as
+    of `Stage`, for each peer."""
 
     manifest: Manifest
     cores: tuple[int, ...] = ()
+    room: int = 1 << 30
 
     @property
     def tokens(self) -> int:
@@ -127,7 +128,8 @@ class Chained:
         self._links = shaped(link, [port for _, _, port in told])
         ports = self._links.__enter__()
         records = {
-            peer: record_of(certificate, port) for (peer, certificate, _), port in zip(told, ports, strict=True)
+            peer: record_of(certificate, port)
+            for (peer, certificate, _), port in zip(told, ports, strict=True)
         }
         self._group.ask((records, Wired(0, tuple((peer,) for peer, _, _ in told))))
 
@@ -153,10 +155,10 @@ class Chained:
 
 
 class BareLoop:
-    """One process of plain PyTorch; `with BareLoop(task) as bare:` and then `bare.train()`."""
+    """One process of plain PyTorch; `with BareLoop(task, threads) as bare:` and then `bare.train()`."""
 
-    def __init__(self, task: Task) -> None:
-        self._group = Group(serve_bare, 1, task)
+    def __init__(self, task: Task, threads: int) -> None:
+        self._group = Group(serve_bare, 1, task, threads)
         self._group.told()
 
     def __enter__(self) -> "BareLoop":
@@ -241,7 +243,7 @@ class Member:
         """Open the port, learn the others' records, and train as asked until the pipe closes."""
         manifest, folder = self._task.manifest, self._store.snapshots
         table = manifest.model
-        compute = ShardCompute(manifest, self._task.text, folder, self._shard)
+        compute = ShardCompute(manifest, self._task.text, folder, self._shard, room=self._task.room)
         await compute.prepare()
         vector = first_vector(table, self._shard, table.shards, SEED)
         snapshot = first_snapshot(compute.layout, vector, manifest.aggregation.initial_scale)
@@ -315,10 +317,10 @@ class Member:
         """Nobody sends parts here."""
 
 
-def serve_bare(index: int, pipe: Connection, barrier: Barrier, task: Task) -> None:
+def serve_bare(index: int, pipe: Connection, barrier: Barrier, task: Task, threads: int) -> None:
     """The whole model in one process."""
     pin(task.cores)
-    torch.set_num_threads(max(1, len(task.cores)))
+    torch.set_num_threads(threads)
     table, text = task.manifest.model, task.text
     parts = [first_vector(table, at, table.shards, SEED) for at in range(table.shards)]
     model = build_untied(table)
