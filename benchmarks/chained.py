@@ -1,9 +1,9 @@
 """Peers that do nothing but chains: one a shard, each a process of its own, over the real members port.
 
 Runner, crew, signed lists, streams, TLS, encoding and the computing thread are a peer's own; orders, cells
-and agreement are left out. `BareLoop` is what anyone would write: one process with the whole untied model, the
-same sequences in the same microbatches. Both evaluate as many sequences as a slice has, forward alone, before
-they train.
+and agreement are left out. `BareLoop` is what anyone would write: one process with the whole untied model,
+the same sequences in the same microbatches. Both evaluate as many sequences as a slice has, forward alone,
+before they train.
 """
 
 import asyncio
@@ -57,8 +57,8 @@ WINDOW = 3600.0
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: all slices of the manifest's work. `cores`: to be pinned to; none: wherever. `room`: as
-    of `Stage`, for each peer."""
+    """What is trained: all slices of the manifest's work. `cores`: to be pinned to; none: wherever.
+    `room`: each peer's, as of `Stage`."""
 
     manifest: Manifest
     cores: tuple[int, ...] = ()
