@@ -51,6 +51,8 @@ from verify.statement import sign
 
 RUN = bytes(32)
 SEED = bytes(32)
+LENGTH = 128
+"""Predicted tokens of a sequence."""
 WINDOW = 3600.0
 """Longer than any measurement: chains end when all slices are done."""
 

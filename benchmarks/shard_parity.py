@@ -45,7 +45,7 @@ source = "{model}"
 shards = {shards}
 [work]
 slices = {slices}
-sequences_per_slice = 4
+sequences_per_slice = 2
 [outer]
 learning_rate = 5e-3
 warmup_rounds = 5
