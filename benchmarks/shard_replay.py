@@ -143,7 +143,7 @@ def certified(before: History, record: Record, adverts: Adverts) -> set[Counted]
 
 def miscounted(record: Record, counted: Collection[Counted], shards: int) -> int:
     """Slices by which certificates and weights differ: chains closed in two ways, and peers' weights."""
-    once = {one.chain: one for one in counted}
+    once = {one.chain: one for one in sorted(counted, key=lambda one: one.slices)}
     twice = sum(one.slices - EVALUATED for one in set(counted) - set(once.values()))
     named: dict[PeerID, int] = {}
     for peers in weights([replace(one, slices=one.slices - EVALUATED) for one in once.values()], shards):
