@@ -38,6 +38,7 @@ from swarm.shards.chain import (
     Starved,
 )
 from verify.chains import (
+    EVALUATED,
     BoundaryList,
     Codec,
     Counted,
