@@ -8,7 +8,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from proto.canonical import Message, PeerID
@@ -21,7 +22,8 @@ from swarm.shards.compute import ShardCompute
 from swarm.shards.crew import Crew, CrewEffect, Done, Run, Speak, Task, Tick
 from swarm.shards.frames import decode, encode
 from swarm.store import Store
-from verify.chains import Confirmation, Place
+from verify.chains import EVALUATED, BoundaryList, Confirmation, Counted, Place
+from verify.opened import Passed
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +97,8 @@ class ChainRunner:
             if computing.done():
                 computing.result()
             done = self._done.result()
-            return await self._compute.finish(done.counted, done.certificates)
+            work = await self._compute.finish(done.counted, done.certificates)
+            return replace(work, own=replace(work.own, passed=_passed(crew, done.counted)))
         finally:
             computing.cancel()
 
@@ -113,12 +116,18 @@ class ChainRunner:
             max(2, math.ceil(grace / self.tick)),
         )
         closed = self._store.closed(effect.slot)
-        return Crew(self._me, task, self._sign_once, self._compute.check_tensor, closed)
+        compute = self._compute
+        return Crew(self._me, task, self._sign_once, compute.check_tensor, closed, compute.alike)
 
     def _sign_once(self, message: Message) -> bytes:
         raw = self._sign(message)
         if isinstance(message, Confirmation) and message.shard == 0:
             self._store.save_closed((message.round, message.attempt), message.chain)
+        if isinstance(message, BoundaryList):
+            name = f"{message.chain} {message.direction} {message.microbatches[0]}"
+            if not self._store.save_listed((message.round, message.attempt), name, message.digest()):
+                log.warning("chain %d: computed again, its tensors have other bits", message.chain)
+                return b""
         return raw
 
     async def _compute_all(self, crew: Crew) -> None:
@@ -210,3 +219,9 @@ class ChainRunner:
                 self._lost.add(to)
                 if self._crew is not None:
                     self._do(self._crew.lost(to))
+
+
+def _passed(crew: Crew, counted: Sequence[Counted]) -> Callable[[int], Passed]:
+    """What came and went with each slice that counts, in the order's order; nothing else is kept."""
+    places = [(one.chain, index) for one in counted for index in range(one.slices - EVALUATED)]
+    return [crew.passed(*place) for place in places].__getitem__

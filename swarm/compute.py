@@ -21,7 +21,7 @@ import torch
 from proto.errors import SwarmError
 from secagg.ring import BLOCK, CHUNK, check_sum
 from swarm.data import Dataset, read_openings
-from swarm.effects import OwnWork, Work
+from swarm.effects import Again, OwnWork, Recompute, Work
 from swarm.layout import Layout
 from swarm.manifest import Manifest
 from swarm.model import build_model
@@ -134,6 +134,13 @@ class Compute:
         Raises SnapshotCorrupt where the snapshot is gone, OpeningRefused for other text than was drawn.
         """
         return await self.run(lambda: self._recompute(order, index, text, data), "checks")
+
+    async def again(self, asked: Recompute) -> Again:
+        """What a check, or a judge, wants computed again.
+
+        Raises SnapshotCorrupt, NonFinite, MessageRefused.
+        """
+        return Again(await self.recompute(asked.order, asked.slice, asked.text, asked.data))
 
     async def trial(self, order: Order) -> tuple[tuple[int, ...], ...]:
         """The sketches of a trial, one for each slice of its order. Raises SnapshotCorrupt, NonFinite."""

@@ -30,6 +30,7 @@ from swarm.download import fetch_snapshot
 from swarm.effects import (
     Abandon,
     Adopt,
+    Again,
     Apply,
     Ask,
     Banned,
@@ -71,7 +72,7 @@ from swarm.round import Participant
 from swarm.settings import Settings
 from swarm.shards.compute import ShardCompute
 from swarm.shards.needs import choose_shard
-from swarm.shards.stage import Halved
+from swarm.shards.stage import Halved, OutOfMemory
 from swarm.snapshot import SnapshotCorrupt, path_of
 from swarm.status import status_of
 from swarm.store import Store
@@ -463,12 +464,13 @@ class Peer:
             log.warning("%s", refusal)
 
     async def _recompute(self, effect: Recompute) -> None:
-        encoded, refusal = None, None
+        found, held = Again(None), True
         try:
-            encoded = await self.compute.recompute(effect.order, effect.slice, effect.text, effect.data)
-        except (SnapshotCorrupt, NonFinite, MessageRefused) as error:
-            log.warning("computing a slice again: %s", refusal := error)
-        self._do(self.machine.recomputed(effect.key, encoded, not isinstance(refusal, MessageRefused)))
+            found = await self.compute.again(effect)
+        except (SnapshotCorrupt, NonFinite, OutOfMemory, MessageRefused) as error:
+            log.warning("computing a slice again: %s", error)
+            held = not isinstance(error, MessageRefused)
+        self._do(self.machine.recomputed(effect.key, found.encoded, held, found.apart))
 
     async def _apply(self, effect: Apply) -> None:
         try:

@@ -93,12 +93,13 @@ def draw_checks(
 ) -> tuple[Draw, ...]:
     """Who is checked in a session, by whom, on what; `survivors` maps each to its weight, in slices.
 
-    Everyone is drawn with the chance `rate`, on its own. Nobody looks at its own work.
+    Everyone is drawn with the chance `rate`, on its own. Nobody looks at its own work. Who did no slice (of
+    several shards one may not) is not drawn, and may look.
     """
     draws = []
     for peer in sorted(survivors):
         seed = tagged_hash("check", beacon, peer.encode())
-        if not _happens(tagged_hash("checked", seed), rate):
+        if not survivors[peer] or not _happens(tagged_hash("checked", seed), rate):
             continue
         chosen = drawn_slice(beacon, peer, survivors[peer])
         drawn = draw(tagged_hash("checked-chunks", seed), chunks_to_open(chunks, fraction), chunks)
