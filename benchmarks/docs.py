@@ -25,6 +25,8 @@ PROMISES = {
     "attacks": "Every attack against a swarm that checks, and against plain averaging.",
     "verification": "What commitments, checks and an audit cost.",
     "shards": "Stages of a model in parts, and tensors between them.",
+    "shaping": "How true the emulated link is to its delay and rate, and a stream of frames over it.",
+    "planning": "Plans against DT-FM's genetic algorithm, and what the paper's set-ups should take.",
     "energy": "What metering costs, and what the model says of this machine under three loads.",
     "ring": "The demo's run in a 16-bit ring, in a 32-bit ring, and averaged in fp32.",
 }

@@ -22,8 +22,6 @@ from swarm.manifest import Model
 from swarm.model import bind_gradients, layout_of, load_vector
 from swarm.shards.boundary import CODECS, decode, encode, encoded_bytes, error
 from swarm.shards.slicing import (
-    PASSES,
-    PASSES_LAST,
     build_shard,
     build_untied,
     cut_of,
@@ -32,6 +30,7 @@ from swarm.shards.slicing import (
     untied,
 )
 from swarm.shards.stage import Slice, Stage, microbatches, run_slice
+from swarm.sizes import PASSES, PASSES_LAST
 from verify.chains import Codec
 
 SEED = bytes(32)

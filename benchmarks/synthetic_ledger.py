@@ -24,11 +24,11 @@ from secagg.messages import (
 )
 from swarm.manifest import Manifest, parse_manifest
 from swarm.rules import terms
-from verify.carrying import union_of_statements
+from verify.carrying import median, union_of_statements
 from verify.identity import Identity
 from verify.ledger import Ledger
 from verify.lottery import attempt_seed, draw_checks, in_turn, session_beacon
-from verify.record import Decided, Genesis, History, Record, Vote, median, run_id
+from verify.record import Decided, Genesis, History, Record, Vote, run_id
 from verify.sketch import WIDTH
 from verify.standing import Verdict
 from verify.statement import sign

@@ -32,8 +32,8 @@ from swarm.data import Dataset, load_dataset
 from swarm.manifest import parse_manifest
 from swarm.model import FROZEN, build_model, layout_of, load_vector, read_vector
 from swarm.order import Order
+from swarm.sizes import LOGITS
 from swarm.snapshot import first_snapshot
-from swarm.work import LOGITS
 
 CACHE = user_cache_path("edgeswarm") / "benchmarks"
 GOALS = {"train_tokens_ratio": (">=", 0.95)}

@@ -10,6 +10,7 @@ from swarm.effects import Slot, Stalled, Train, TrainChains
 from swarm.manifest import Manifest, Work
 from swarm.order import DataView, chain_rounding, chain_slices, chained_order, draw_order
 from verify.agreement import Agreement
+from verify.chains import counted_alike
 from verify.identity import Identity
 from verify.lottery import attempt_seed, in_turn
 from verify.record import History, Record, Vote, colluders, thresholds
@@ -91,9 +92,10 @@ class Attempt:
                 return f"met {len(here)} of {len(cell)} peers{where}, {max(1, needed)} are needed"
         if several and len(adverts) < history.quorum:
             return f"met {len(adverts)} of {len(history.roster)} peers, {history.quorum} are needed"
-        done = [sum(adverts[peer][1].weight for peer in cell if peer in adverts) for cell in history.cells]
-        if several and (len(set(done)) > 1 or not done[0]):
-            return f"the shards did {done} slices: a peer was lost after its chain was closed"
+        cells = [[adverts[peer][1] for peer in cell if peer in adverts] for cell in history.cells]
+        if several and not counted_alike(cells):
+            done = [sum(advert.weight for advert in cell) for cell in cells]
+            return f"the shards did {done} slices, not the same: a peer was lost after its chain was closed"
         return None
 
     def terms(self, members: list[PeerID], shard: int) -> Terms:

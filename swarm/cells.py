@@ -13,8 +13,9 @@ from proto.canonical import MAX_MESSAGE, Count, Digest, Message, PeerID
 from proto.errors import MessageRefused, SwarmError
 from secagg.messages import MAX_STATEMENT, Advert, ShardIndex, Some
 from swarm.effects import Slot
-from verify.carrying import union_of_statements
-from verify.record import MOST_CARRIED, Cell, History, Record, colluders, energy_of, median, whole
+from verify.carrying import energy_of, median, union_of_statements
+from verify.chains import counted_alike
+from verify.record import MOST_CARRIED, Cell, History, Record, colluders, whole
 from verify.statement import open_signed
 
 
@@ -101,8 +102,9 @@ def record_of(
     survivors = tuple(sorted(peer for one in results for peer in one.survivors))
     named = [(peer, adverts[peer]) for peer in survivors]
     weights = [sum(adverts[peer].weight for peer in one.survivors) for one in results]
-    if len(set(weights)) > 1 or not weights[0]:
-        raise Unequal(f"the shards did {weights} slices: a peer was lost after its chain was closed")
+    told = [[adverts[peer] for peer in one.survivors] for one in results]
+    if not weights[0] or (history.shards and not counted_alike(told)):
+        raise Unequal(f"the shards did {weights} slices, not the same: a peer was lost after its chain ended")
     last = [adverts[peer] for peer in results[-1].survivors if adverts[peer].weight]
     cells = tuple(one.cell for one in results) if history.shards else ()
     one = results[0]

@@ -1,7 +1,7 @@
 """The rim of chains: one peer's crew with its sockets, its clock and its computing thread.
 
-The promise: what must not be said in two ways is on disk before it is said; a frame that comes before its
-attempt is held a while; whoever asks after the end is told how a chain was closed.
+The promise: a chain is led once, also by a peer that is started anew, so it is closed in one way; a frame
+that comes before its attempt is held a while; whoever asks after the end is told how a chain was closed.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from swarm.shards.compute import ShardCompute
 from swarm.shards.crew import Crew, CrewEffect, Done, Run, Speak, Task, Tick
 from swarm.shards.frames import decode, encode
 from swarm.store import Store
-from verify.chains import EVALUATED, BoundaryList, Confirmation, Counted, Place
+from verify.chains import EVALUATED, BoundaryList, Counted, Place
 from verify.opened import Passed
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,13 @@ class ChainRunner:
         self._done: asyncio.Future[Done] | None = None
         self._outgoing: dict[PeerID, asyncio.Queue[Speak]] = {}
         self._lost: set[PeerID] = set()
+        self._closed = False
         self._held: list[tuple[PeerID, Place, ChainSpeech]] = []
         self.tick = max(LEAST_TICK, manifest.work.window_seconds / TICKS)
+
+    def close(self) -> None:
+        """This peer holds another shard now: nobody speaks for this one any more."""
+        self._crew, self._closed = None, True
 
     @property
     def crew(self) -> Crew | None:
@@ -115,20 +120,20 @@ class ChainRunner:
             math.ceil(effect.seconds / self.tick),
             max(2, math.ceil(grace / self.tick)),
         )
-        closed = self._store.closed(effect.slot)
-        compute = self._compute
-        return Crew(self._me, task, self._sign_once, compute.check_tensor, closed, compute.alike)
+        led, compute = self._store.led(effect.slot), self._compute
+        crew = Crew(self._me, task, self._sign_once, compute.check_tensor, led, compute.alike)
+        for chain in crew.leading:
+            self._store.save_led(effect.slot, chain)
+        return crew
 
     def _sign_once(self, message: Message) -> bytes:
-        raw = self._sign(message)
-        if isinstance(message, Confirmation) and message.shard == 0:
-            self._store.save_closed((message.round, message.attempt), message.chain)
+        """Sign; nothing of a list that this peer, before it was started anew, gave other hashes."""
         if isinstance(message, BoundaryList):
             name = f"{message.chain} {message.direction} {message.microbatches[0]}"
             if not self._store.save_listed((message.round, message.attempt), name, message.digest()):
                 log.warning("chain %d: computed again, its tensors have other bits", message.chain)
                 return b""
-        return raw
+        return self._sign(message)
 
     async def _compute_all(self, crew: Crew) -> None:
         while True:
@@ -203,14 +208,14 @@ class ChainRunner:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _post(self, to: PeerID, queue: "asyncio.Queue[Speak]") -> None:
-        while True:
+        while not self._closed:
             effect = await queue.get()
-            header, tensor = encode(effect.place, effect.message)
             try:
+                header, tensor = encode(effect.place, effect.message)
                 await self._say(to, header, tensor)
                 self._moved(len(header) + len(tensor))
                 self._lost.discard(to)
-            except Refused as error:
+            except (Refused, MessageRefused) as error:
                 log.info("a frame for %s: %s", to, error)
             except Unreachable as error:
                 log.info("a frame for %s: %s", to, error)

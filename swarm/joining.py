@@ -25,7 +25,7 @@ class Joining:
     def __init__(
         self,
         machine: Participant,
-        compute: Compute,
+        compute: Callable[[], Compute],
         directory: Directory,
         invitation: bytes | None,
         emit: Callable[[dict[str, Any]], None],
@@ -48,7 +48,7 @@ class Joining:
             self._emit({"event": "joining", "round": history.round, "trial": slices, **shard})
             self._trying = True
             try:
-                self._trial = order, () if order is None else await self._compute.trial(order)
+                self._trial = order, () if order is None else await self._compute().trial(order)
             except (SnapshotCorrupt, NonFinite) as error:
                 log.warning("the trial of record %d: %s", history.round, error)
                 return

@@ -13,7 +13,6 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,8 +23,8 @@ from proto.canonical import PeerID
 from proto.errors import SwarmError
 from secagg.messages import MAX_SHARDS
 from secagg.ring import CHUNK, Ring, RingOverflow
-from swarm.batches import rows_at_once
 from swarm.shards.boundary import encoded_bytes
+from swarm.sizes import PRESETS, VOCABULARY, rows_at_once
 from verify.chains import Codec
 
 MAX_MANIFEST = 64 << 10
@@ -51,25 +50,6 @@ Peers = Annotated[tuple[PeerID, ...], Strict(False), Field(max_length=CELL_LIMIT
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Source = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A preset: decoder layers, hidden size, attention heads, a layer's inner size, positions."""
-
-    layers: int
-    width: int
-    heads: int
-    inner: int
-    positions: int
-
-
-PRESETS = {
-    "tiny": Shape(2, 64, 4, 256, 512),
-    "opt-125m": Shape(12, 768, 12, 3072, 2048),
-    "opt-1.3b": Shape(24, 2048, 32, 8192, 2048),
-}
-VOCABULARY = 50_272  # OPT's own: the 50,257 tokens of GPT-2, a pad, and room to a multiple of 16
 
 
 class ManifestRefused(SwarmError):

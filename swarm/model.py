@@ -21,7 +21,8 @@ from proto.errors import SwarmError
 from secagg.ring import BLOCK
 from swarm.data import GPT2_EOS, Tokenizer
 from swarm.layout import Layout
-from swarm.manifest import PRESETS, VOCABULARY, Model
+from swarm.manifest import Model
+from swarm.sizes import PRESETS, VOCABULARY
 
 FROZEN = "k_proj.bias"
 NO_CHANCE: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "layerdrop": 0.0}

@@ -20,8 +20,6 @@ import numpy as np
 from proto.canonical import PeerID
 from proto.errors import MessageRefused, SwarmError
 from secagg.interface import Job, NotYet, SendPart, SendSum, Tell
-from secagg.ring import NonFinite
-from swarm.chains import ChainRunner
 from swarm.checks import PeerBanned
 from swarm.compute import Abandoned, Compute, SumRefused
 from swarm.data import commit, load_dataset
@@ -30,7 +28,6 @@ from swarm.download import fetch_snapshot
 from swarm.effects import (
     Abandon,
     Adopt,
-    Again,
     Apply,
     Ask,
     Banned,
@@ -56,6 +53,7 @@ from swarm.effects import (
 from swarm.energy.account import keep_sampling
 from swarm.energy.book import Book
 from swarm.genesis import check_shared_data
+from swarm.holding import Holding
 from swarm.joining import Joining, enrolment
 from swarm.library import RunLibrary
 from swarm.manifest import Manifest, parse_manifest
@@ -66,14 +64,12 @@ from swarm.net.rpc import Refused, Unreachable
 from swarm.net.streams import Streams
 from swarm.openings import BudgetSpent
 from swarm.order import DataView
+from swarm.outbox import Outbox
 from swarm.outer import self_test
 from swarm.phases import PhaseClock, phase_of
 from swarm.round import Participant
 from swarm.settings import Settings
-from swarm.shards.compute import ShardCompute
-from swarm.shards.needs import choose_shard
-from swarm.shards.stage import Halved, OutOfMemory
-from swarm.snapshot import SnapshotCorrupt, path_of
+from swarm.snapshot import path_of
 from swarm.status import status_of
 from swarm.store import Store
 from verify.identity import Identity
@@ -85,9 +81,6 @@ log = logging.getLogger(__name__)
 HOLD_SECONDS = 5.0
 """How long a transfer that came early is held."""
 WATCH_SECONDS = 1.0
-TELL_AGAIN_SECONDS = 3.0
-"""How long a statement is told again to a peer that does not answer."""
-TELL_PAUSE_SECONDS = 0.25
 ASK_PAUSE_SECONDS = 2.0
 """Before a question without an answer counts as unanswered."""
 CATCH_UP_SECONDS = 0.5
@@ -124,22 +117,19 @@ class Peer:
         self.me = identity.peer_id
         self.machine: Participant
         self.manifest: Manifest
-        self.compute: Compute
         self._streams = Streams(directory.trust, self)
         self._members = MembersServer(directory.trust, self, streams=self._streams)
         self.library = RunLibrary(identity, run, store, self._status, self._take, self._moved_bytes)
         self._public = PublicServer(directory.trust, self.library)
         self._client = MembersClient(directory.trust, self._streams)
-        self._chains: ChainRunner | None = None
-        self._outgoing: dict[PeerID, asyncio.Queue[tuple[float, bytes]]] = {}
+        self._outbox = Outbox(self._client, self._spawn, self._moved_bytes)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._work_tasks: set[asyncio.Task[Any]] = set()
         self._jobs = ThreadPoolExecutor(1, thread_name_prefix="session")
         self._stop_work = threading.Event()
         self._catching_up = self._fetching = False
         self._moved = asyncio.Condition()
-        self._loop = asyncio.get_running_loop()
-        self._final: asyncio.Future[bytes] = self._loop.create_future()
+        self._final: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._phases = PhaseClock(time.monotonic)
         self._bans_told: set[PeerID] = set()
         self._round_started = time.monotonic()
@@ -195,21 +185,25 @@ class Peer:
             salt = self.identity.sign("data-salt", self.run_id)[:32]
             own = await asyncio.to_thread(commit, dataset.sequences, salt)
             view, open_text = DataView(own.count, own.root), own.open_all
-        self._account, folder = settings.account(manifest), self.store.snapshots
+        self._account = settings.account(manifest)
         book = Book(self._account, self.store.energy(), self.store.save_energy)
         self._spawn(keep_sampling(self._account))
-        enter = self._account.enter
-        held = self.me in history.roster
-        shard = history.shard_of(self.me) if held else choose_shard(history, manifest, settings.memory)
-        if manifest.model.shards == 1:
-            self.compute = Compute(manifest, dataset, folder, settings.device, settings.threads, enter)
-        else:
-            self._take_shard(
-                ShardCompute(
-                    manifest, dataset, folder, shard, settings.device, settings.threads, enter, self._halved
-                )
-            )
-        await self.compute.prepare()
+        self._holding = Holding(
+            self.me,
+            self.run_id,
+            manifest,
+            dataset,
+            self.store,
+            settings,
+            self._client,
+            lambda message: sign(self.identity, message),
+            self.emit,
+            self._spawn,
+            self._moved_bytes,
+            self._account.enter,
+        )
+        shard = self._holding.first(history)
+        await self._holding.take(shard)
         have = history.snapshot_of(shard)
         if path_of(self.store.snapshots, have).exists():
             await self.compute.load(have)
@@ -225,7 +219,7 @@ class Peer:
             attempt,
             self.store.votes((history.round + 1, attempt)),
             self.store.entered(),
-            sane=self.compute.sane,
+            sane=lambda chunk, update, weight: self.compute.sane(chunk, update, weight),
             head=self.store.ledger.head,
             energy=book.claim if settings.meters else lambda tokens: None,
             open_text=open_text or (lambda indices: []),
@@ -233,28 +227,26 @@ class Peer:
             shown=self.store.shown,
             wanted=shard,
         )
-        self._joining = Joining(self.machine, self.compute, self.directory, settings.invitation, self.emit)
+        self._joining = Joining(
+            self.machine, lambda: self.compute, self.directory, settings.invitation, self.emit
+        )
         self.store.catch_up_ledger()
 
-    def _take_shard(self, compute: ShardCompute) -> None:
-        self.compute = compute
-        self._chains = ChainRunner(
-            self.me,
-            self.run_id,
-            self.manifest,
-            compute,
-            self._client,
-            lambda message: sign(self.identity, message),
-            self.store,
-            self.emit,
-            self._spawn,
-            self._moved_bytes,
-        )
+    @property
+    def compute(self) -> Compute:
+        """The computing thread for what this peer holds now."""
+        return self._holding.compute
 
-    def _halved(self, halved: Halved) -> None:
-        log.warning("out of memory with %d rows, %d from now on: %s", halved.rows, halved.now, halved.reason)
-        told = {"event": "halved", "rows": halved.rows, "now": halved.now, "reason": halved.reason}
-        self._loop.call_soon_threadsafe(self.emit, told)
+    async def _hold(self) -> None:
+        """Hold the shard that the last record says."""
+        if self._holding.shard != self.machine.shard:
+            self.emit({"event": "moved", "from": self._holding.shard, "to": self.machine.shard})
+            await self._holding.take(self.machine.shard)
+
+    async def _consider_moving(self) -> None:
+        shard = await asyncio.to_thread(self._holding.better, self.machine.history)
+        if shard is not None and shard != self.machine.shard:
+            self._take(self.machine.move(shard))
 
     async def _open_ports(self) -> None:
         public = await self._public.start(self.directory.public_listen)
@@ -279,7 +271,7 @@ class Peer:
         await self._public.stop()
         await self._members.stop()
         await asyncio.to_thread(self._jobs.shutdown, cancel_futures=True)
-        if hasattr(self, "compute"):
+        if hasattr(self, "_holding"):
             await asyncio.to_thread(self.compute.close)
 
     def _spawn(self, work: Coroutine[Any, Any, None], of_attempt: bool = False) -> None:
@@ -325,7 +317,7 @@ class Peer:
             case Meet():
                 self._spawn(self._meet(effect), of_attempt=True)
             case Tell(to, raw):
-                self._tell(to, raw)
+                self._outbox.tell(to, raw)
             case SendPart():
                 self._spawn(self._send(effect), of_attempt=True)
             case SendSum():
@@ -400,38 +392,14 @@ class Peer:
         self._do(self.machine.trained(effect.slot, work))
 
     async def _train_chains(self, effect: TrainChains) -> None:
-        assert self._chains is not None
-        self._do(self.machine.trained(effect.slot, await self._chains.train(effect)))
+        chains = self._holding.chains
+        assert chains is not None
+        self._do(self.machine.trained(effect.slot, await chains.train(effect)))
 
     async def _meet(self, effect: Meet) -> None:
         deadline = time.time() + effect.seconds
         group = await self.matchmaker.meet(effect.key, effect.roster, effect.minimum, effect.advert, deadline)
         self._do(self.machine.met(effect.slot, group))
-
-    def _tell(self, to: PeerID, raw: bytes) -> None:
-        queue = self._outgoing.get(to)
-        if queue is None:
-            queue = self._outgoing[to] = asyncio.Queue(256)
-            self._spawn(self._post(to, queue))
-        if queue.full():
-            queue.get_nowait()  # the oldest matters least: votes are said again
-        queue.put_nowait((time.monotonic() + TELL_AGAIN_SECONDS, raw))
-
-    async def _post(self, to: PeerID, queue: asyncio.Queue[tuple[float, bytes]]) -> None:
-        while True:
-            until, raw = await queue.get()
-            while True:
-                try:
-                    await self._client.tell(to, raw)
-                    self._moved_bytes(len(raw))
-                except Unreachable as error:  # it may be back at another address in a moment
-                    log.debug("telling %s: %s", to, error)
-                    if time.monotonic() < until:
-                        await asyncio.sleep(TELL_PAUSE_SECONDS)
-                        continue
-                except Refused as error:
-                    log.debug("telling %s: %s", to, error)
-                break
 
     async def _send(self, effect: SendPart | SendSum) -> None:
         try:
@@ -464,12 +432,7 @@ class Peer:
             log.warning("%s", refusal)
 
     async def _recompute(self, effect: Recompute) -> None:
-        found, held = Again(None), True
-        try:
-            found = await self.compute.again(effect)
-        except (SnapshotCorrupt, NonFinite, OutOfMemory, MessageRefused) as error:
-            log.warning("computing a slice again: %s", error)
-            held = not isinstance(error, MessageRefused)
+        found, held = await self.compute.try_again(effect)
         self._do(self.machine.recomputed(effect.key, found.encoded, held, found.apart))
 
     async def _apply(self, effect: Apply) -> None:
@@ -495,6 +458,7 @@ class Peer:
             self.store.prune_snapshots(self.manifest.membership.snapshots_kept, target)
         self.store.ledger.forget_large(LARGE_BYTES, spared="decided")
         self._follow_roster()
+        self._spawn(self._consider_moving())
         for peer, ban in self.machine.history.conduct.bans.items():
             if peer not in self._bans_told:
                 self._bans_told.add(peer)
@@ -548,6 +512,7 @@ class Peer:
         try:
             while self.machine.snapshot != self.machine.target and not self.machine.ended:
                 name = self.machine.target
+                await self._hold()
                 if not await self._download(name):
                     continue
                 await self.compute.load(name)
@@ -674,9 +639,10 @@ class Peer:
 
     async def on_frame(self, sender: PeerID, header: bytes, tensor: bytes) -> None:
         """See Inbox."""
-        if self._chains is None:
+        chains = self._holding.chains
+        if chains is None:
             raise MessageRefused("chain: this run has one shard")
-        await self._chains.on_frame(sender, header, tensor)
+        await chains.on_frame(sender, header, tensor)
 
     async def expect(self, sender: PeerID, header: bytes) -> memoryview:
         """See Inbox. A transfer that comes before this peer has met is held for a while."""
@@ -722,4 +688,4 @@ class Peer:
             return  # whoever hands it in again and again makes nobody tell it again
         for member in self.machine.history.members:
             if member != self.me:
-                self._tell(member, raw)
+                self._outbox.tell(member, raw)

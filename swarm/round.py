@@ -62,11 +62,7 @@ from swarm.held import Held
 from swarm.manifest import Manifest
 from swarm.meeting import Adverts, believed, ledger_lies, two_ways
 from swarm.openings import ShownRounds
-from swarm.order import (
-    DataView,
-    Order,
-    trial_order,
-)
+from swarm.order import DataView, Order, trial_order
 from swarm.rules import evidence_rules
 from verify import agreement as voting
 from verify.agreement import Agreement
@@ -468,6 +464,10 @@ class Participant:
             trial=trial,
         )
         return sign(self.identity, said)
+
+    def move(self, shard: int) -> bytes:
+        """The statement by which this member takes another shard after the next record."""
+        return sign(self.identity, Move(run=self.history.run, round=self.history.round, shard=shard))
 
     def waiting(self) -> list[PeerID]:
         """Peers that asked to join and are not in the roster yet."""

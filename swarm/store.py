@@ -33,7 +33,7 @@ create table if not exists vote (round integer not null, attempt integer not nul
 create table if not exists entered (
     one integer primary key check (one = 1), round integer not null, attempt integer not null
 );
-create table if not exists closed (
+create table if not exists led (
     round integer not null, attempt integer not null, chain integer not null,
     primary key (round, attempt, chain)
 );
@@ -114,7 +114,7 @@ class Store:
             statements += [
                 ("delete from decided where void and round <= ?", (slot[0],)),
                 ("delete from vote where round <= ?", (slot[0],)),
-                ("delete from closed where round <= ?", (slot[0],)),
+                ("delete from led where round <= ?", (slot[0],)),
                 ("delete from listed where round <= ?", (slot[0],)),
             ]
         try:
@@ -158,13 +158,13 @@ class Store:
         """Keep that this attempt's update is leaving the peer."""
         self._write("insert or replace into entered values (1, ?, ?)", slot)
 
-    def save_closed(self, slot: Slot, chain: int) -> None:
-        """This peer closes a chain that it leads: never again in another way."""
-        self._write("insert or ignore into closed values (?, ?, ?)", (*slot, chain))
+    def save_led(self, slot: Slot, chain: int) -> None:
+        """This peer begins to lead a chain: once."""
+        self._write("insert or ignore into led values (?, ?, ?)", (*slot, chain))
 
-    def closed(self, slot: Slot) -> frozenset[int]:
-        """The chains of an attempt that this peer has closed."""
-        rows = self._read("select chain from closed where round = ? and attempt = ?", slot)
+    def led(self, slot: Slot) -> frozenset[int]:
+        """The chains of an attempt that this peer has begun to lead."""
+        rows = self._read("select chain from led where round = ? and attempt = ?", slot)
         return frozenset(chain for (chain,) in rows)
 
     def save_listed(self, slot: Slot, name: str, digest: bytes) -> bool:

@@ -121,7 +121,7 @@ class Disk:
     entries: list[tuple[str, bytes]] = field(default_factory=list)  # of the ledger
     root: bytes = bytes(32)
     shown: set[bytes] = field(default_factory=set)
-    closed: set[tuple[int, int, int]] = field(default_factory=set)  # chains that it led
+    led: set[tuple[int, int, int]] = field(default_factory=set)  # chains, by round and attempt
     listed: dict[tuple[Any, ...], bytes] = field(default_factory=dict)  # lists of tensors that it signed
 
     def append(self, kind: str, content: bytes) -> None:

@@ -20,7 +20,7 @@ from swarm.shards.boundary import Shape, apart, decode, encode
 from swarm.shards.crew import Crew, CrewEffect, Done, Run, Speak, Task, Tick
 from swarm.shards.frames import decode as read_frame
 from swarm.shards.frames import encode as frame_of
-from verify.chains import EVALUATED, BoundaryList, Codec, Confirmation, Direction, Place
+from verify.chains import EVALUATED, BoundaryList, Codec, Direction, Place
 from verify.opened import Tensors
 from verify.statement import sign
 
@@ -121,16 +121,15 @@ class VirtualChains:
         )
 
         def signed(message: Message) -> bytes:
-            if isinstance(message, Confirmation) and message.shard == 0:
-                disk.closed.add((*effect.slot, message.chain))
             if isinstance(message, BoundaryList):
                 name = (*effect.slot, message.chain, message.direction, message.microbatches)
                 if disk.listed.setdefault(name, message.digest()) != message.digest():
                     return b""
             return sign(swarm.peers[me].identity, message)
 
-        closed = {chain for *slot, chain in disk.closed if tuple(slot) == effect.slot}
-        crew = Crew(me, task, signed, self._check, closed)
+        led = {chain for *slot, chain in disk.led if tuple(slot) == effect.slot}
+        crew = Crew(me, task, signed, self._check, led)
+        disk.led |= {(*effect.slot, chain) for chain in crew.leading}
         self._taken[me] = Taken(effect, crew, swarm.peers[me].work, busy=swarm.now)
         self._do(me, self._taken[me], crew.begin())
         for sender, speak in self._held.pop(me, []):

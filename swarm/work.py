@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from transformers import OPTForCausalLM
 
 from secagg.ring import Encoder, Ring
-from swarm.batches import rows_at_once
 from swarm.layout import Layout
 from swarm.model import bind_gradients, layout_of, load_vector
 from swarm.order import Order, trial_signs
+from swarm.sizes import rows_at_once
 from swarm.snapshot import Snapshot
 
 

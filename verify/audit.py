@@ -22,6 +22,7 @@ from proto.canonical import PeerID
 from proto.errors import MessageRefused, SwarmError
 from verify.audit_claims import Heads, history_before, judge_evidence
 from verify.audit_entries import Chapter, Reader, Reading, Source
+from verify.audit_record import Shown, cell_of, differences, is_whole, sessions_shown, survivors_of
 from verify.audit_report import (
     AuditRules,
     Finding,
@@ -35,13 +36,13 @@ from verify.audit_report import (
     Watch,
 )
 from verify.audit_session import RoundFacts, RoundTask, SessionFacts, Stage, check_any, check_round
-from verify.carrying import union_of_statements
 from verify.evidence import PortableEvidence
 from verify.ledger import Entry
 from verify.lottery import ALTERNATES, Draw, draw_checks
-from verify.record import Decided, History, Record, Vote, energy_of, median, run_id
+from verify.record import Decided, History, Record, Vote, run_id
 from verify.standing import FALSE_ACCUSATION, SILENCE, Verdict
 from verify.statement import domain_of, open_signed
+from verify.wiring import throughput_of
 
 __all__ = ["AuditRules", "Reader", "Report", "Source", "audit", "find_genesis", "judge_evidence"]
 
@@ -103,6 +104,7 @@ class _Seen:
     """A session whose seeds came out, for the verdicts that follow."""
 
     slot: tuple[int, int]
+    shard: int
     beacon: bytes
     weights: Mapping[PeerID, int]
 
@@ -150,7 +152,8 @@ class _Audit:
         self._sessions: OrderedDict[bytes, _Seen] = OrderedDict()
         self._draws: OrderedDict[bytes, Mapping[PeerID, Draw]] = OrderedDict()
         self._histories: deque[History] = deque(maxlen=HISTORIES_KEPT)
-        self._chunks: int | None = None
+        self._chunks: dict[int, int] = {}  # of each shard's vector
+        self._unseen: Counter[int] = Counter()  # records of which no ledger shows a shard's session
         self._current: _Step | None = None
         self._readings = [Reading(source, run, self._say, self.report.note) for source in sources]
         self._heads = Heads(self._readings, self.report.note)
@@ -298,10 +301,10 @@ class _Audit:
             return None
         return Stage(
             history.round + 1,
-            history.members,
-            {peer: standing.data_root for peer, standing in history.roster.items()},
-            history.snapshot,
+            history.roster,
+            history.shards or (history.snapshot,),
             history.beacon,
+            throughput_of(history),
             self._rules.secure,
             self._rules.own,
             self._rules.slices,
@@ -416,13 +419,17 @@ class _Audit:
         for slip in facts.slips:
             reading = self._readings[slip.ledger]
             reading.wrong(slip.index, slip.what, slip.by, unreadable=gaps.get(id(reading), False))
+        record = step.record
+        shown = {} if record is None else sessions_shown(record, facts.sessions)
         for session in facts.sessions:
             reading = self._readings[session.ledger]
-            self._check_session(step, reading, session, gaps.get(id(reading), False))
-        record = step.record
+            self._check_session(step, reading, session, shown, gaps.get(id(reading), False))
         if record is not None and step.before is not None:
             self._check_verdicts(step, record)
-            self._count(step, record)
+            self._count(record)
+            self._unseen.update(
+                set(range(len(record.cells))) - {one.shard for one in facts.sessions if cell_of(record, one)}
+            )
             reading, index = step.where[0]
             for peer, size, root in record.heads:
                 self._heads.claim(reading, index, peer, (record.round, record.attempt), size, root)
@@ -431,32 +438,36 @@ class _Audit:
         if self._watch is not None and not any(chapter.goes_on for _, chapter in step.chapters):
             self._watch(self._view(step, facts))
 
-    def _check_session(self, step: _Step, reading: Reading, facts: SessionFacts, gap: bool) -> None:
+    def _check_session(
+        self, step: _Step, reading: Reading, facts: SessionFacts, shown: Shown, gap: bool
+    ) -> None:
         record = step.record
         if facts.id is not None and facts.final is not None:
             reading.sessions += 1
             if facts.id not in self._sessions:
                 self._keep_session(facts)
         for peer, member in facts.members.items():
-            if record is None or peer not in record.survivors or facts.id != record.session:
+            if record is None or peer not in record.survivors or record.cell_of(facts.id or b"") is None:
                 size, root = member.head_size, member.head_root
                 self._heads.claim(reading, member.index, peer, facts.slot, size, root)
         if facts.chunks is not None:
-            self._chunks = self._chunks or facts.chunks
-            if facts.chunks != self._chunks:
-                text = f"sums of {facts.chunks} chunks, the run's vector has {self._chunks}"
+            chunks = self._chunks.setdefault(facts.shard, facts.chunks)
+            if facts.chunks != chunks:
+                text = f"sums of {facts.chunks} chunks, the run's vector has {chunks}"
                 reading.wrong(facts.first, text, unreadable=gap)
-        if record is None or facts.slot != (record.round, record.attempt) or facts.final is None:
+        cell = None if record is None else cell_of(record, facts)
+        if cell is None or facts.id is None:
             return
-        if facts.id is not None and facts.id != record.session:
+        if facts.id != cell.session:
+            assert facts.final is not None
             reading.wrong(
                 facts.final,
                 f"a final set of session {facts.id.hex()[:16]} in the very attempt whose record "
-                f"names session {record.session.hex()[:16]}",
+                f"names session {cell.session.hex()[:16]}",
                 unreadable=gap,
             )
-        elif facts.id is not None:
-            self._check_record(step, reading, facts, record, gap)
+        else:
+            self._check_record(step, reading, facts, shown, gap)
 
     def _keep_session(self, facts: SessionFacts) -> None:
         assert facts.id is not None
@@ -464,62 +475,38 @@ class _Audit:
         if facts.beacon is None or not set(facts.survivors) <= facts.members.keys():
             return
         weights = {peer: facts.members[peer].weight for peer in facts.survivors}
-        self._sessions[facts.id] = _Seen(facts.slot, facts.beacon, weights)
+        self._sessions[facts.id] = _Seen(facts.slot, facts.shard, facts.beacon, weights)
         while len(self._sessions) > SESSIONS_KEPT:
             gone, _ = self._sessions.popitem(last=False)
             self._draws.pop(gone, None)
 
     def _check_record(
-        self, step: _Step, reading: Reading, facts: SessionFacts, record: Record, gap: bool
+        self, step: _Step, reading: Reading, facts: SessionFacts, shown: Shown, gap: bool
     ) -> None:
         """The record says what the session's statements make of it."""
         assert step.before is not None
+        assert step.record is not None
         index = next((at for other, at in step.where if other is reading), step.where[0][1])
-        if facts.survivors != record.survivors or not set(facts.survivors) <= facts.members.keys():
-            text = (
-                f"record {record.round}: its survivors are not those of the final set (entry {facts.final})"
-            )
-            reading.wrong(index, text, unreadable=gap)
+        for text in differences(step.before, step.record, facts, shown):
+            reading.wrong(index, f"record {step.round}: {text}", unreadable=gap)
+        if not is_whole(facts, step.record.sessions[facts.shard]):
             return
-        members = [(peer, facts.members[peer]) for peer in facts.survivors]
-        weight = sum(member.weight for _, member in members)
-        roster = step.before.roster
-        made: dict[str, object] = {
-            "weights": tuple(member.weight for _, member in members),
-            "tokens": sum(member.tokens for _, member in members),
-            "loss": sum(member.loss * member.weight for _, member in members) // max(weight, 1),
-            "heldout": median([member.heldout for _, member in members]),
-            "heads": tuple((peer, member.head_size, member.head_root) for peer, member in members),
-            "energy": energy_of((peer, member.energy) for peer, member in members),
-            "data": tuple(
-                (peer, member.data_root, member.data_count)
-                for peer, member in members
-                if member.data_root is not None and roster[peer].data_root is None
-            ),
-            "statements": union_of_statements(step.before, facts.carried),
-        }
-        if facts.beacon is not None:
-            made["beacon"] = facts.beacon
         chunk = 0 if self._rules is None else self._rules.evidence.chunk
-        for peer, member in members:
+        for peer, member in survivors_of(facts):
             if member.energy is not None:
                 self.report.peer(peer).claim(member.energy, (facts.chunks or 0) * chunk)
-        for name, value in made.items():
-            if getattr(record, name) != value:
-                source = "votes" if name == "statements" else "seeds" if name == "beacon" else "adverts"
-                text = f"record {record.round}: its {name} are not what the session's {source} give"
-                reading.wrong(index, text.replace("beacon are", "beacon is"), unreadable=gap)
 
     # -- checks -----------------------------------------------------------------------------------------
 
     def _drawn(self, session: bytes) -> Mapping[PeerID, Draw] | None:
         """What the lottery draws of a session; None where that is not shown."""
         seen = self._sessions.get(session)
-        if seen is None or self._chunks is None or self._rules is None:
+        chunks = None if seen is None else self._chunks.get(seen.shard)
+        if seen is None or chunks is None or self._rules is None:
             return None
         if session not in self._draws:
             rules = self._rules
-            draws = draw_checks(seen.beacon, seen.weights, self._chunks, rules.rate, rules.fraction)
+            draws = draw_checks(seen.beacon, seen.weights, chunks, rules.rate, rules.fraction)
             self._draws[session] = {draw.checked: draw for draw in draws}
         return self._draws[session]
 
@@ -543,13 +530,14 @@ class _Audit:
                 text = f"record {record.round}: a verdict of {signer} on {verdict.checked}, who {why}"
                 reading.wrong(index, f"{text} in session {verdict.session.hex()[:16]}", by=signer)
 
-    def _count(self, step: _Step, record: Record) -> None:
+    def _count(self, record: Record) -> None:
         for peer, weight in zip(record.survivors, record.weights, strict=True):
             one = self.report.peer(peer)
             one.rounds += 1
             one.weight += weight
-        for peer in self._drawn(record.session) or ():
-            self.report.peer(peer).drawn += 1
+        for cell in record.sessions:
+            for peer in self._drawn(cell.session) or ():
+                self.report.peer(peer).drawn += 1
 
     def _check_others(self, reading: Reading, chapter: Chapter) -> None:
         for index, entry in chapter.evidence:
@@ -588,6 +576,7 @@ class _Audit:
         if self._chain is not None:
             self.report.history = self._chain
         self._check_bans()
+        self._note_unseen()
         for reading in self._readings:
             self.report.ledgers.append(
                 LedgerView(
@@ -605,14 +594,25 @@ class _Audit:
             self.report.note(f"{count} verdicts are of sessions that no ledger here shows: draws not checked")
         self.report.close()
 
+    def _note_unseen(self) -> None:
+        for shard, count in sorted(self._unseen.items()):
+            cell = () if self.report.history is None else self.report.history.cell(shard)
+            who = f" (such as {cell[0]})" if cell else ""
+            self.report.note(
+                f"shard {shard}: no ledger here shows its session in {count} of {self.report.records} "
+                "records, so its adverts, sums and beacons were not checked there; add that of a peer of its "
+                f"cell{who}"
+            )
+
     def _check_bans(self) -> None:
         history = self.report.history
         if history is None:
             return
         for peer, strikes in history.conduct.strikes.items():
             self.report.peer(peer).strikes = len(strikes)
-        for peer in history.roster:
+        for peer, standing in history.roster.items():
             self.report.peer(peer).member = True
+            self.report.peer(peer).shard = standing.shard if history.shards else None
         for peer, ban in sorted(history.conduct.bans.items()):
             self.report.peer(peer).ban = ban
             if ban.reason == SILENCE:
@@ -644,6 +644,7 @@ class _Audit:
                 SessionView(
                     one.id,
                     one.slot,
+                    one.shard,
                     one.members,
                     None if one.final is None else one.survivors,
                     one.proposer,

@@ -11,6 +11,7 @@ from typing import Literal
 
 from proto.canonical import PeerID
 from proto.energy import EnergyClaim
+from verify.chains import Counted
 from verify.energy import doubts
 from verify.evidence import PortableEvidence
 from verify.evidence import Rules as EvidenceRules
@@ -91,6 +92,7 @@ class Contribution:
     drawn: int = 0  # times that the lottery had it checked, in the sessions that were shown
     strikes: int = 0
     member: bool = False
+    shard: int | None = None  # that it holds, of several
     ban: Ban | None = None
     energy: EnergyClaim | None = None  # the last one
     doubts: list[str] = field(default_factory=list)
@@ -118,7 +120,7 @@ class LedgerView:
 
 @dataclass(frozen=True)
 class Member:
-    """What an advert says of its author's work, data and ledger."""
+    """What an advert says of its author's work, data and ledger. `chains`: what its certificates say."""
 
     index: int
     weight: int
@@ -131,6 +133,7 @@ class Member:
     head_size: int
     head_root: bytes
     energy: EnergyClaim | None
+    chains: tuple[Counted, ...]
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ class SessionView:
 
     id: bytes
     slot: tuple[int, int]
+    shard: int
     members: Mapping[PeerID, Member]
     survivors: tuple[PeerID, ...] | None
     proposer: PeerID | None

@@ -31,10 +31,12 @@ from secagg.shamir import combine
 from secagg.votes import check_quorum, check_vote
 from verify.audit_entries import Line
 from verify.audit_report import Member
+from verify.chains import Confirmation, Counted, chains_of
 from verify.identity import verify
 from verify.lottery import attempt_seed, in_turn, session_beacon
-from verify.record import colluders, thresholds
+from verify.record import Roster, colluders, thresholds
 from verify.statement import open_signed
+from verify.wiring import NoReplica, Wired, wire
 
 M = TypeVar("M", bound=Message)
 S = TypeVar("S", bound=SessionMessage)
@@ -45,14 +47,34 @@ class Stage:
     """What the records before a round, and the manifest, say of it."""
 
     round: int
-    members: tuple[PeerID, ...]
-    data_roots: Mapping[PeerID, bytes | None]
-    snapshot: bytes
+    roster: Roster
+    snapshots: tuple[bytes, ...]  # of each shard
     beacon: bytes
+    throughput: tuple[Mapping[PeerID, int], ...]  # of each shard's members, as chains are wired by it
     secure: bool
     own: bool
     slices: int
     slice_tokens: int
+
+    @property
+    def several(self) -> bool:
+        """Whether the run has several shards."""
+        return len(self.snapshots) > 1
+
+    def size(self, shard: int, members: int) -> int:
+        """By how many the thresholds of a cell's session go, in which so many are."""
+        if self.several and not self.secure:
+            return members
+        return sum(standing.shard == shard for standing in self.roster.values())
+
+    def wired(self, attempt: int) -> tuple[Wired, ...]:
+        """The chains of an attempt; none in a run of one shard, or where nobody holds a shard."""
+        if not self.several:
+            return ()
+        try:
+            return wire(self.beacon, self.round, attempt, self.throughput)
+        except NoReplica:
+            return ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +107,7 @@ class SessionFacts:
     ledger: int
     first: int
     slot: tuple[int, int]
+    shard: int
     id: bytes | None
     members: Mapping[PeerID, Member]
     final: int | None = None
@@ -151,6 +174,8 @@ class _Desk:
         self._names = task.names
         self._opened: dict[bytes, tuple[PeerID, Message]] = {}
         self._said: dict[tuple[object, ...], tuple[Opened[Any], int, int]] = {}
+        self._wired: dict[int, tuple[Wired, ...]] = {}
+        self._chains: dict[bytes, tuple[Counted, ...]] = {}
 
     def slip(self, index: int, what: str, by: PeerID | None = None) -> None:
         """Something is wrong at an entry."""
@@ -165,6 +190,29 @@ class _Desk:
             self._opened[raw] = (signed.signer, signed.message)
             return Opened(index, signed.signer, signed.message, raw)
         return Opened(index, known[0], known[1], raw)
+
+    def wired(self, attempt: int) -> tuple[Wired, ...]:
+        """The chains of an attempt of this round."""
+        if attempt not in self._wired:
+            self._wired[attempt] = () if self.stage is None else self.stage.wired(attempt)
+        return self._wired[attempt]
+
+    def chains(self, one: "Opened[Advert]") -> tuple[Counted, ...]:
+        """The chains that count for an advert's author. Raises MessageRefused.
+
+        Where the round's chains are not known, only that what is there is signed.
+        """
+        if one.raw not in self._chains:
+            advert = one.message
+            self.statements += sum(map(len, advert.chains))
+            read: tuple[Counted, ...] = ()
+            if self.stage is not None:
+                read = chains_of(advert, one.signer, self.wired(advert.attempt))
+            else:
+                for raw in itertools.chain.from_iterable(advert.chains):
+                    open_signed(raw, Confirmation)
+            self._chains[one.raw] = read
+        return self._chains[one.raw]
 
     def once(self, what: str, key: tuple[object, ...], said: Opened[M]) -> None:
         """An honest peer says one thing of `key`, in whatever ledger it stands."""
@@ -221,6 +269,12 @@ class _Session:
         self.agreed: SurvivorSet | None = None
         self.votes: list[Opened[SetVote]] = []
         self.owners: dict[int, PeerID] = {}
+        self.chains: dict[PeerID, tuple[Counted, ...]] = {}
+
+    @property
+    def shard(self) -> int:
+        """The shard whose cell this is the session of, by its first advert."""
+        return self.group.adverts[0].message.shard
 
     def check(self) -> SessionFacts | None:
         """What the session is; None where there are no adverts that hold."""
@@ -253,16 +307,16 @@ class _Session:
 
     def _facts(self, id_: bytes | None, beacon: bytes | None, chunks: int | None) -> SessionFacts:
         first = self.group.adverts[0]
-        members = {peer: _member(one) for peer, one in self.adverts.items()}
-        facts = SessionFacts(
-            self.desk.ledger, first.index, (first.message.round, first.message.attempt), id_, members
-        )
+        members = {peer: _member(one, self.chains.get(peer, ())) for peer, one in self.adverts.items()}
+        slot = (first.message.round, first.message.attempt)
+        facts = SessionFacts(self.desk.ledger, first.index, slot, self.shard, id_, members)
         if self.final is None or self.agreed is None:
             return facts
         return SessionFacts(
             facts.ledger,
             facts.first,
             facts.slot,
+            facts.shard,
             facts.id,
             facts.members,
             self.final.index,
@@ -295,7 +349,7 @@ class _Session:
             problem = self._advert_problem(one)
             if problem:
                 desk.slip(one.index, f"advert of {one.signer}: {problem}")
-            elif self.stage and accused.count(one.signer) > colluders(len(self.stage.members)):
+            elif self.stage and accused.count(one.signer) > colluders(len(self.stage.roster)):
                 desk.slip(one.index, f"advert of {one.signer}: too many others accuse it to take part")
 
     def _advert_problem(self, one: Opened[Advert]) -> str:
@@ -303,22 +357,56 @@ class _Session:
         first = self.group.adverts[0].message
         if advert.run != run:
             return f"of run {advert.run.hex()}"
-        if advert.snapshot != first.snapshot or advert.shard != 0:
+        if advert.snapshot != first.snapshot or advert.shard != first.shard:
             return "at another snapshot than the first of its session, or of another shard"
         if stage is None:
-            return ""
+            return self._chains_problem(one)
         if advert.round != stage.round:
             return f"of round {advert.round}, where round {stage.round} is under way"
-        if one.signer not in stage.members:
+        if one.signer not in stage.roster:
             return "it is not in the roster"
-        if advert.snapshot != stage.snapshot:
-            return f"at snapshot {advert.snapshot.hex()[:16]}, the run is at {stage.snapshot.hex()[:16]}"
-        if advert.weight > stage.slices or advert.tokens > advert.weight * stage.slice_tokens:
-            return f"weight {advert.weight} with {advert.tokens} tokens, more than an order has"
+        standing = stage.roster[one.signer]
+        if advert.shard != standing.shard:
+            return f"of shard {advert.shard}, it holds shard {standing.shard}"
+        at = stage.snapshots[advert.shard]
+        if advert.snapshot != at:
+            what = f"shard {advert.shard}" if stage.several else "the run"
+            return f"at snapshot {advert.snapshot.hex()[:16]}, {what} is at {at.hex()[:16]}"
+        problem = self._chains_problem(one) or self._work_problem(one, stage)
+        if problem:
+            return problem
         if (advert.mask_key is None) == stage.secure or (advert.data_root is None) == stage.own:
             return "its keys or data do not fit the manifest"
-        known = stage.data_roots.get(one.signer)
+        known = standing.data_root
         return "it committed to other data before" if known and known != advert.data_root else ""
+
+    def _chains_problem(self, one: Opened[Advert]) -> str:
+        """Reads the certificates; a chain's leader closes it in one way, whoever shows its word."""
+        try:
+            self.chains[one.signer] = self.desk.chains(one)
+            for statements in filter(None, one.message.chains):
+                closed = self.desk.open(one.index, statements[0], Confirmation)
+                said = closed.message
+                key = ("chain", said.round, said.attempt, said.chain)
+                self.desk.once(f"end of chain {said.chain}", key, closed)
+        except MessageRefused as refusal:
+            return str(refusal).removeprefix("advert: ")
+        return ""
+
+    def _work_problem(self, one: Opened[Advert], stage: Stage) -> str:
+        advert, most = one.message, stage.slices
+        done = sum(chain.slices for chain in self.chains[one.signer])
+        if stage.several:
+            most *= len(self.desk.wired(advert.attempt))
+        if stage.several and advert.weight != done:
+            return f"weight {advert.weight}, its certificates give {done}"
+        if any(chain.slices > stage.slices for chain in self.chains[one.signer]):
+            return f"a certificate of more slices than the {stage.slices} of a chain"
+        if not stage.several and (not advert.weight or advert.chains):
+            return "no slice, or chains in a run of one shard"
+        if advert.weight > most or advert.tokens > advert.weight * stage.slice_tokens:
+            return f"weight {advert.weight} with {advert.tokens} tokens, more than an order has"
+        return ""
 
     # -- the final set --------------------------------------------------------------------------------
 
@@ -381,7 +469,8 @@ class _Session:
         """Shares that rebuild a secret, and the least survivors and signatures; 0 where that is not known."""
         if self.stage is None or self.group.broken:
             return 0, 0
-        return thresholds(len(self.stage.members), len(self.members), self.stage.secure)
+        size = self.stage.size(self.shard, len(self.members))
+        return thresholds(size, len(self.members), self.stage.secure)
 
     def _check_survivors(self, final: Opened[FinalSet]) -> None:
         assert self.agreed is not None
@@ -518,7 +607,7 @@ class _Session:
         return sum(sums.values()) if sums.keys() == self.owners.keys() else None
 
 
-def _member(one: Opened[Advert]) -> Member:
+def _member(one: Opened[Advert], chains: tuple[Counted, ...]) -> Member:
     advert = one.message
     return Member(
         one.index,
@@ -532,4 +621,5 @@ def _member(one: Opened[Advert]) -> Member:
         advert.head_size,
         advert.head_root,
         advert.energy,
+        chains,
     )

@@ -1,4 +1,4 @@
-"""Which statements a record carries, of all that its survivors brought: the same for the same ones.
+"""What a record says of what its survivors brought: which statements it carries, and of their adverts.
 
 The promise: a proposer cannot leave one out, and no signer crowds the others out.
 """
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from proto.canonical import PeerID
+from proto.energy import EnergyClaim, EnergyKind
 from proto.errors import MessageRefused
 from verify.record import MOST_CARRIED, MOST_OF_ONE, Goodbye, History, Join, Move, Subject
 from verify.standing import Judgement, Verdict
@@ -29,6 +30,24 @@ def union_of_statements(history: History, carried: Iterable[Sequence[bytes]]) ->
         except MessageRefused:
             continue  # it was admissible where it was signed, at another height; the record goes without
     return tuple(sorted(in_fair_order(history, chosen)[:MOST_CARRIED]))
+
+
+def leaves_out(history: History, statements: Sequence[bytes], carried: Iterable[Sequence[bytes]]) -> bool:
+    """Whether a record with these statements leaves out what some of its votes carried. Other votes may have
+    brought a statement that goes first, or have crowded it out."""
+    said = {history.subject(raw): raw for raw in statements}
+    of_one = Counter(signer for _, signer, *_ in said)
+    if len(said) >= MOST_CARRIED:
+        return False
+    for raw in union_of_statements(history, carried):
+        subject = history.subject(raw)
+        if subject in said:
+            chosen = said[subject]
+            if (not binds(chosen), chosen) > (not binds(raw), raw):
+                return True
+        elif subject[0] != Join.DOMAIN and of_one[subject[1]] < MOST_OF_ONE:
+            return True
+    return False
 
 
 def in_fair_order(history: History, statements: Mapping[Subject, bytes]) -> list[bytes]:
@@ -64,3 +83,19 @@ def binds(raw: bytes) -> bool:
         return domain_of(raw) == Verdict.DOMAIN and open_signed(raw, Verdict).message.sketch is not None
     except MessageRefused:
         return False
+
+
+def energy_of(
+    claims: Iterable[tuple[PeerID, EnergyClaim | None]],
+) -> tuple[tuple[PeerID, EnergyKind, int | None, int], ...]:
+    """What a record says of its survivors' energy, from their adverts."""
+    return tuple(
+        (peer, claim.kind, claim.millijoules, claim.network_bytes)
+        for peer, claim in claims
+        if claim is not None
+    )
+
+
+def median(values: Sequence[int]) -> int:
+    """The lower median: at least half of the values are at least this, so a minority cannot move it far."""
+    return sorted(values)[(len(values) - 1) // 2]

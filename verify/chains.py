@@ -13,7 +13,7 @@ only slices for which it has the neighbours' lists.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from blake3 import blake3
@@ -197,16 +197,36 @@ def open_certificate(
     return counted
 
 
-def counted_of(advert: Advert, peer: PeerID, wired: Sequence[Wired]) -> list[tuple[int, int]]:
-    """(chain, slices) of every chain that counts for a peer, rising. Raises MessageRefused."""
-    found = [_closed(statements, advert, wired) for statements in advert.chains]
-    for one in found:
+def chains_of(advert: Advert, peer: PeerID, wired: Sequence[Wired]) -> tuple[Counted, ...]:
+    """The chains that count for a peer, rising, as its advert's certificates have them; `slices` without
+    those for evaluation. `wired`: the attempt's chains. Raises MessageRefused."""
+    closed = [_closed(statements, advert, wired) for statements in advert.chains]
+    for one in closed:
         if one.path[advert.shard] != peer:
             raise MessageRefused(f"advert: chain {one.chain} does not name {peer}")
-    counted = [(one.chain, one.slices - EVALUATED) for one in found]
-    if counted != sorted(dict(counted).items()) or min((done for _, done in counted), default=1) < 1:
+    found = tuple(replace(one, slices=one.slices - EVALUATED) for one in closed)
+    chains = [one.chain for one in found]
+    if chains != sorted(set(chains)) or min((one.slices for one in found), default=1) < 1:
         raise MessageRefused(f"advert: the chains of {peer} must be named once each, rising, with slices")
-    return counted
+    return found
+
+
+def counted_of(advert: Advert, peer: PeerID, wired: Sequence[Wired]) -> list[tuple[int, int]]:
+    """(chain, slices) of every chain that counts for a peer, rising. Raises MessageRefused."""
+    return [(one.chain, one.slices) for one in chains_of(advert, peer, wired)]
+
+
+def counted_alike(cells: Sequence[Sequence[Advert]]) -> bool:
+    """Whether these adverts of each shard, whose certificates hold, count one chain and all the same."""
+    counted = [_counts(cell) for cell in cells]
+    return bool(counted[0]) and all(one == counted[0] for one in counted)
+
+
+def _counts(adverts: Iterable[Advert]) -> list[tuple[int, int, tuple[PeerID, ...]]]:
+    """(chain, slices, path) of every certificate in these adverts, all of which hold: the same for all shards
+    where each counts what the others do."""
+    ends = [open_signed(one[0], Confirmation) for advert in adverts for one in advert.chains]
+    return sorted((end.message.chain, end.message.slices, (end.signer, *end.message.after)) for end in ends)
 
 
 def _closed(statements: Sequence[bytes], advert: Advert, wired: Sequence[Wired]) -> Counted:

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, TypeVar
 from pydantic import FailFast, Field
 
 from proto.canonical import MAX_MESSAGE, Count, Digest, Message, PeerID, tagged_hash
-from proto.energy import EnergyClaim, EnergyKind
+from proto.energy import EnergyKind
 from proto.errors import MessageRefused, SwarmError
 from secagg.messages import MAX_CELL, MAX_SHARDS, MAX_STATEMENT, Each, ShardIndex, Some, Weight
 from verify.lottery import ALTERNATES, checkers, drawn_slice, in_turn
@@ -338,7 +338,7 @@ class History:
         return tuple(self.cell(shard) for shard in range(max(1, len(self.shards))))
 
     def shard_of(self, peer: PeerID) -> int:
-        """The shard that a peer holds; 0 for whoever is not in the roster."""
+        """The shard that a peer holds; 0 for strangers."""
         return self.roster.get(peer, Standing()).shard
 
     def snapshot_of(self, shard: int) -> bytes:
@@ -453,6 +453,8 @@ class History:
         if said.signer not in self.roster:
             raise RecordRefused(f"{kind.DOMAIN}: {said.signer} is not in the roster")
         if isinstance(said.message, Move):
+            if said.message.round != self.round:
+                raise RecordRefused(f"move: it is of record {said.message.round}, now is {self.round}")
             self._check_shard(kind.DOMAIN, said.message.shard)
             if len(self.cell(self.shard_of(said.signer))) == 1:
                 raise RecordRefused(
@@ -625,9 +627,13 @@ class History:
     def _next_roster(self, record: Record, bans: Mapping[PeerID, Ban]) -> Roster:
         own = {peer: (root, count) for peer, root, count in record.data}
         roster: dict[PeerID, Standing] = {}
+        moves = 0
         for peer, standing in self.roster.items():
             missed = 0 if peer in record.survivors else standing.missed + 1
-            if missed < self.genesis.suspend_after and peer not in bans:
+            last = (
+                bool(self.shards) and len(self.cell(standing.shard)) == 1
+            )  # without it the run stands still
+            if (missed < self.genesis.suspend_after or last) and peer not in bans:
                 root, count = own.get(peer, (standing.data_root, standing.data_count))
                 roster[peer] = Standing(missed, root, count, standing.shard)
         for raw in record.statements:
@@ -636,9 +642,11 @@ class History:
                 roster.pop(open_signed(raw, Goodbye).signer, None)
             elif domain == Move.DOMAIN:
                 moved = open_signed(raw, Move)
-                # Of two that leave a shard at once one stays.
-                if moved.signer in roster and _others(roster, moved.signer):
+                # One at a time: whoever else wanted to looks again at what is left to gain.
+                left = [one.shard for one in roster.values()].count(self.shard_of(moved.signer))
+                if moved.signer in roster and not moves and left > 1:
                     roster[moved.signer] = replace(roster[moved.signer], shard=moved.message.shard)
+                    moves += 1
             elif domain == Join.DOMAIN and len(roster) < self.genesis.largest_cell:
                 join = open_signed(raw, Join)
                 if join.signer in bans or not self.is_proved(join.signer):
@@ -688,24 +696,3 @@ class History:
             proved=self.proved | set(members),
             changed=self._changes(roster),
         )
-
-
-def _others(roster: Roster, peer: PeerID) -> bool:
-    """Whether somebody else holds the shard of `peer`."""
-    return any(other != peer and one.shard == roster[peer].shard for other, one in roster.items())
-
-
-def energy_of(
-    claims: Iterable[tuple[PeerID, EnergyClaim | None]],
-) -> tuple[tuple[PeerID, EnergyKind, int | None, int], ...]:
-    """What a record says of its survivors' energy, from their adverts."""
-    return tuple(
-        (peer, claim.kind, claim.millijoules, claim.network_bytes)
-        for peer, claim in claims
-        if claim is not None
-    )
-
-
-def median(values: Sequence[int]) -> int:
-    """The lower median: at least half of the values are at least this, so a minority cannot move it far."""
-    return sorted(values)[(len(values) - 1) // 2]

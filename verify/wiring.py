@@ -66,27 +66,16 @@ def wire(
     `count`: chains, as many as the shard with most peers has unless given, so that no peer need be idle.
     `plan`: paths to take as they are; only who steps in is drawn then. Raises NoReplica, WiringRefused.
     """
-    for shard, peers in enumerate(throughput):
-        if not peers:
-            raise NoReplica(shard)
-        for peer, speed in peers.items():
-            if not 0 <= speed <= MOST_THROUGHPUT:
-                raise WiringRefused(f"{peer}: a throughput of {speed}; it is 0 to {MOST_THROUGHPUT} tokens/s")
-    seed = attempt_seed(beacon, round_, attempt, "wire")
-    seeds = [tagged_hash("wire-shard", seed, shard.to_bytes(8, "big")) for shard in range(len(throughput))]
-    if plan is not None:
-        paths = _checked_plan(plan, throughput)
+    if plan is None:
+        paths = draw_paths(beacon, round_, attempt, throughput, count)
     else:
-        count = max(map(len, throughput)) if count is None else count
-        if not 1 <= count <= MOST_CHAINS:
-            raise WiringRefused(f"{count} chains; an attempt has 1 to {MOST_CHAINS}")
-        columns = [_drawn(seeds[at], weights_of(peers), count) for at, peers in enumerate(throughput)]
-        paths = tuple(zip(*columns, strict=True))
+        _check_throughput(throughput)
+        paths = _checked_plan(plan, throughput)
     return tuple(
         Wired(
             chain,
             tuple(
-                (peer, *_in_turn(seeds[shard], chain, peer, weights_of(throughput[shard])))
+                (peer, *stand_ins(beacon, round_, attempt, throughput[shard], chain, shard, peer))
                 for shard, peer in enumerate(path)
             ),
         )
@@ -94,15 +83,57 @@ def wire(
     )
 
 
-def wire_chains(history: History, attempt: int) -> tuple[Wired, ...]:
-    """Who is chained to whom in an attempt at the round after `history`. Raises NoReplica.
+def draw_paths(
+    beacon: bytes,
+    round_: int,
+    attempt: int,
+    throughput: Sequence[Mapping[PeerID, int]],
+    count: int | None = None,
+) -> tuple[tuple[PeerID, ...], ...]:
+    """The chains of `wire` without those who step in. Raises NoReplica, WiringRefused."""
+    _check_throughput(throughput)
+    count = max(map(len, throughput)) if count is None else count
+    if not 1 <= count <= MOST_CHAINS:
+        raise WiringRefused(f"{count} chains; an attempt has 1 to {MOST_CHAINS}")
+    columns = [
+        _drawn(_seed(beacon, round_, attempt, shard), weights_of(peers), count)
+        for shard, peers in enumerate(throughput)
+    ]
+    return tuple(zip(*columns, strict=True))
 
-    Throughput is what the last record counted: slices of a window.
-    """
+
+def stand_ins(
+    beacon: bytes, round_: int, attempt: int, peers: Mapping[PeerID, int], chain: int, shard: int, own: PeerID
+) -> tuple[PeerID, ...]:
+    """Who steps in for `own`, a chain's peer of a shard, in turn. `peers`: all of the shard's, as in
+    `wire`."""
+    return _in_turn(_seed(beacon, round_, attempt, shard), chain, own, weights_of(peers))
+
+
+def _seed(beacon: bytes, round_: int, attempt: int, shard: int) -> bytes:
+    seed = attempt_seed(beacon, round_, attempt, "wire")
+    return tagged_hash("wire-shard", seed, shard.to_bytes(8, "big"))
+
+
+def _check_throughput(throughput: Sequence[Mapping[PeerID, int]]) -> None:
+    for shard, peers in enumerate(throughput):
+        if not peers:
+            raise NoReplica(shard)
+        for peer, speed in peers.items():
+            if not 0 <= speed <= MOST_THROUGHPUT:
+                raise WiringRefused(f"{peer}: a throughput of {speed}; it is 0 to {MOST_THROUGHPUT} tokens/s")
+
+
+def throughput_of(history: History) -> tuple[dict[PeerID, int], ...]:
+    """What the members of each shard are wired by: the slices of a window that the last record counted."""
     last = history.last
     done = {} if last is None else dict(zip(last.survivors, last.weights, strict=True))
-    throughput = [{peer: done.get(peer, 0) for peer in cell} for cell in history.cells]
-    return wire(history.beacon, history.round + 1, attempt, throughput)
+    return tuple({peer: done.get(peer, 0) for peer in cell} for cell in history.cells)
+
+
+def wire_chains(history: History, attempt: int) -> tuple[Wired, ...]:
+    """Who is chained to whom in an attempt at the round after `history`. Raises NoReplica."""
+    return wire(history.beacon, history.round + 1, attempt, throughput_of(history))
 
 
 def weights_of(throughput: Mapping[PeerID, int]) -> dict[PeerID, int]:

@@ -60,8 +60,9 @@ CLOUDS = {"a5000": "NVIDIA RTX A5000", "a100": "NVIDIA A100 SXM", "h100": "NVIDI
 EDGES = {"laptop": "MacBook Pro, M2 Pro", "phone": "Snapdragon 888 phone"}
 
 
-def _read() -> tuple[Parameter, ...]:
-    text = files("swarm.carbon").joinpath("parameters.csv").read_text()
+def read_parameters(package: str) -> tuple[Parameter, ...]:
+    """The inputs in a package's parameters.csv."""
+    text = files(package).joinpath("parameters.csv").read_text()
     rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
     return tuple(
         Parameter(
@@ -78,7 +79,7 @@ def _read() -> tuple[Parameter, ...]:
     )
 
 
-PARAMETERS = _read()
+PARAMETERS = read_parameters("swarm.carbon")
 BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
 
 

@@ -60,7 +60,7 @@ def relevant(case: Case, cloud: str) -> list[Parameter]:
 
 def spaced(parameter: Parameter, points: int) -> np.ndarray:
     """float64 [points] over the range."""
-    return _place(parameter, np.linspace(0.0, 1.0, points))
+    return place(parameter.low, parameter.high, np.linspace(0.0, 1.0, points))
 
 
 def swings(values: Values, case: Case, cloud: str, metric: str) -> list[Swing]:
@@ -107,7 +107,9 @@ def draw(
     check_fit(values, case)
     random = np.random.default_rng(seed)
     # Every parameter takes its numbers, so that holding one does not change the others' draws.
-    drawn = {p.name: _place(p, random.random(samples)) for p in PARAMETERS if p.role == "uncertain"}
+    drawn = {
+        p.name: place(p.low, p.high, random.random(samples)) for p in PARAMETERS if p.role == "uncertain"
+    }
     done = compare({**values, **drawn, **{name: values[name] for name in held}}, case, cloud)
     return {metric: np.asarray(getattr(done, metric)) for metric in METRICS}
 
@@ -126,8 +128,8 @@ def _ratio(values: Mapping[str, Number], case: Case, cloud: str, metric: str) ->
     return np.asarray(getattr(compare(values, case, cloud), metric), float)
 
 
-def _place(parameter: Parameter, share: np.ndarray) -> np.ndarray:
-    low, high = parameter.low, parameter.high
+def place(low: float, high: float, share: np.ndarray) -> np.ndarray:
+    """Where in a range each share of 0 to 1 lies: by factors where it spans ten or more, else evenly."""
     if low > 0 and high / low >= 10:
         return np.asarray(low * (high / low) ** share)
     return np.asarray(low + (high - low) * share)

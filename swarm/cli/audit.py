@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ from swarm.cli.common import (
     Version,
 )
 from swarm.manifest import Manifest, parse_manifest
-from swarm.order import DataView, Order, draw_order
+from swarm.order import DataView, Order, chained_order, draw_order
 from swarm.rules import evidence_rules
 from verify.audit import Report, Source, audit, find_genesis
 from verify.audit_claims import judge_evidence
@@ -45,6 +45,7 @@ from verify.audit_entries import BATCH
 from verify.audit_report import RoundView
 from verify.audit_session import RoundFacts, RoundTask
 from verify.case import PortableEvidence
+from verify.chains import Counted, chains_of
 from verify.check import convicts
 from verify.checkpoint import Checkpoint, origin_of, parse_checkpoint, read_checkpoint, write_checkpoint
 from verify.evidence import Rules as EvidenceRules
@@ -53,6 +54,7 @@ from verify.ledger import Entry, Ledger
 from verify.record import Genesis, History
 from verify.statement import open_signed
 from verify.tiles import export
+from verify.wiring import wire_chains
 from verify.work_evidence import farthest, read_order, read_update
 
 EXAMPLES = """
@@ -205,13 +207,17 @@ def reexecute(
         return None
     manifest = parse_manifest(history.genesis.manifest)
     advert, opening = read_order(case, evidence_rules(manifest))
-    if case.against not in history.roster or advert.snapshot != history.snapshot:
+    shard = history.shard_of(case.against)
+    at = (shard, history.snapshot_of(shard))
+    if case.against not in history.roster or (advert.shard, advert.snapshot) != at:
         return None
+    wired = wire_chains(history, advert.attempt) if history.shards else ()
     view = DataView(advert.data_count, advert.data_root)
-    order = draw_order(history, advert.attempt, case.against, view, manifest.work)
+    chains = chains_of(advert, case.against, wired)
+    order = _order(history, advert.attempt, case.against, view, chains, manifest)
     if case.kind == "order":
         return order.digest() != opening.order
-    if state_dir is None or importlib.util.find_spec("torch") is None:
+    if state_dir is None or history.shards or importlib.util.find_spec("torch") is None:
         return None
     from swarm.reexecution import NotAtHand, compute_again  # imports torch
 
@@ -605,24 +611,46 @@ def replays_of(found: RoundView, run: bytes, state_dir: Path) -> tuple[list[Repl
     if record is None or before is None:
         return [], [f"round {found.round} has no record whose order could be drawn"]
     missing: list[str] = []
-    session = next((one for one in found.sessions if one.id == record.session), None)
-    if session is None:
-        missing.append("no ledger here shows the round's session: its adverts say what was promised")
-    snapshot = state_dir / "runs" / run.hex() / "snapshots" / f"{before.snapshot.hex()}.snapshot"
-    if not snapshot.exists():
-        missing.append(f"the snapshot before the round, {snapshot}: ask a peer that runs with --archive")
+    manifest, replays = parse_manifest(before.genesis.manifest), list[Replay]()
+    if before.shards:
+        missing.append("a run of one shard: chains are not computed again here, their orders are only drawn")
+    for shard, cell in enumerate(record.sessions):
+        of = f" of shard {shard}" if before.shards else ""
+        session = next((one for one in found.sessions if one.id == cell.session), None)
+        if session is None:
+            missing.append(f"no ledger here shows the round's session{of}: its adverts say what was promised")
+        name = before.snapshot_of(shard).hex()
+        snapshot = state_dir / "runs" / run.hex() / "snapshots" / f"{name}.snapshot"
+        if not snapshot.exists():
+            missing.append(
+                f"the snapshot{of} before the round, {snapshot}: ask a peer that runs with --archive"
+            )
+        for peer_id in cell.survivors if session is not None else ():
+            assert session is not None
+            member = session.members[peer_id]
+            if member.data_root is not None:
+                missing.append(f"the text of {peer_id}, which is its own")
+            view = DataView(member.data_count, member.data_root)
+            order = _order(before, record.attempt, peer_id, view, member.chains, manifest)
+            replays.append(Replay(run, peer_id, order, member.weight, manifest, state_dir))
     if importlib.util.find_spec("torch") is None:
         missing.append("an installation that trains: pip install 'edgeswarm[peer]'")
-    manifest, replays = parse_manifest(before.genesis.manifest), list[Replay]()
-    for peer_id in record.survivors if session is not None else ():
-        assert session is not None
-        member = session.members[peer_id]
-        if member.data_root is not None:
-            missing.append(f"the text of {peer_id}, which is its own")
-        data = DataView(member.data_count, member.data_root)
-        order = draw_order(before, record.attempt, peer_id, data, manifest.work)
-        replays.append(Replay(run, peer_id, order, member.weight, manifest, state_dir))
     return replays, missing
+
+
+def _order(
+    before: History,
+    attempt: int,
+    peer_id: PeerID,
+    data: DataView,
+    chains: Sequence[Counted],
+    manifest: Manifest,
+) -> Order:
+    """What a member had to compute, at the round after `before`; of several shards, for these chains."""
+    if not before.shards:
+        return draw_order(before, attempt, peer_id, data, manifest.work)
+    counted = [(one.chain, one.slices) for one in chains]
+    return chained_order(before, attempt, peer_id, data, manifest.work, counted)
 
 
 def _print(lines: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from swarm.cli.common import show_size
 from swarm.energy.claims import claim_json
 from verify.audit_report import Contribution, Finding, HeldEvidence, Report, RoundView
 from verify.case import PortableEvidence
-from verify.record import MICRO, Goodbye, Join
+from verify.record import MICRO, Cell, Goodbye, Join, Move, Record
 from verify.standing import Ban, Judgement, Verdict
 from verify.statement import domain_of, open_signed
 
@@ -179,6 +179,7 @@ def peer_json(one: Contribution, report: Report) -> dict[str, Any]:
     ban = one.ban
     return {
         "member": one.member,
+        "shard": one.shard,
         "rounds": one.rounds,
         "weight": one.weight,
         "checks_made": one.checks_made,
@@ -202,6 +203,8 @@ def peer_lines(peer: str, one: Contribution, report: Report) -> Iterator[str]:
     share = f"{100 * one.weight / total:.1f} % of all" if total else "of none"
     yield peer
     standing = "in the roster" if one.member else "not in the roster"
+    if one.shard is not None:
+        standing += f", holds shard {one.shard}"
     if one.ban is not None:
         standing = f"banned since record {one.ban.round}, for {one.ban.reason}"
     yield f"  standing  {standing}"
@@ -245,6 +248,7 @@ def round_json(view: RoundView) -> dict[str, Any]:
             {
                 "session": one.id.hex(),
                 "attempt": one.slot[1],
+                "shard": one.shard,
                 "members": {peer: member.weight for peer, member in one.members.items()},
                 "survivors": None if one.survivors is None else list(one.survivors),
                 "proposer": one.proposer,
@@ -267,6 +271,15 @@ def round_json(view: RoundView) -> dict[str, Any]:
             "loss": record.loss / MICRO,
             "heldout_loss": record.heldout / MICRO,
             "beacon": record.beacon.hex(),
+            "cells": [
+                {
+                    "session": cell.session.hex(),
+                    "snapshot": cell.snapshot.hex(),
+                    "survivors": list(cell.survivors),
+                    "beacon": cell.beacon.hex(),
+                }
+                for cell in record.cells
+            ],
             "statements": [statement_text(raw) for raw in record.statements],
         }
     return value
@@ -287,23 +300,35 @@ def round_lines(view: RoundView) -> Iterator[str]:
         yield f"session   {record.session.hex()}"
         loss = f"loss {record.loss / MICRO:.3f}, held-out {record.heldout / MICRO:.3f}"
         yield f"attempt {record.attempt} ({view.voids} void ones certified), {loss}, {record.tokens} tokens"
-        yield ""
-        yield f"{'survivor':52}  weight  voted  owns"
-        named = next((one for one in view.sessions if one.id == record.session), None)
-        for peer, weight in zip(record.survivors, record.weights, strict=True):
-            voted = "yes" if peer in view.voters else "no"
-            parts = (
-                [] if named is None else [str(part) for part, owner in named.owners.items() if owner == peer]
-            )
-            yield f"{peer}  {weight:6d}  {voted:5}  {'part ' + ', '.join(parts) if parts else '-'}"[:WIDTH]
-        if named is None:
-            yield "no ledger here shows the session: what led to the record was not checked"
-        elif named.proposer is not None:
-            yield f"proposer {named.proposer}"
+        for shard, cell in enumerate(record.sessions):
+            yield ""
+            if record.cells:
+                yield f"shard {shard}"
+                yield f"  snapshot {cell.snapshot.hex()}"
+                yield f"  session  {cell.session.hex()}"
+            yield from _cell_lines(view, record, cell)
         for raw in record.statements:
             yield from wrapped(statement_text(raw))
     for finding in view.findings:
         yield from wrapped(f"{'UNREADABLE' if finding.unreadable else 'WRONG'} {finding}")
+
+
+def _cell_lines(view: RoundView, record: Record, cell: Cell) -> Iterator[str]:
+    """The survivors of one session."""
+    named = next((one for one in view.sessions if one.id == cell.session), None)
+    weights = dict(zip(record.survivors, record.weights, strict=True))
+    yield f"{'survivor':52}  weight  voted  owns"
+    for peer in cell.survivors:
+        voted = "yes" if peer in view.voters else "no"
+        parts = [] if named is None else [str(part) for part, owner in named.owners.items() if owner == peer]
+        owns = f"part {', '.join(parts)}" if parts else "-"
+        yield f"{peer}  {weights[peer]:6d}  {voted:5}  {owns}"[:WIDTH]
+        for chain in () if named is None else named.members[peer].chains:
+            yield f"  chain {chain.chain}: {chain.slices} slices"
+    if named is None:
+        yield "no ledger here shows the session: what led to the record was not checked"
+    elif named.proposer is not None:
+        yield f"proposer {named.proposer}"
 
 
 def statement_text(raw: bytes) -> str:
@@ -317,6 +342,9 @@ def statement_text(raw: bytes) -> str:
         said = "holds" if judged.message.holds else "does not hold"
         of = f"{judged.message.kind} against {judged.message.against}"
         return f"{judged.signer} finds that evidence {judged.message.evidence.hex()[:16]} ({of}) {said}"
+    if domain == Move.DOMAIN:
+        moved = open_signed(raw, Move)
+        return f"{moved.signer} moves to shard {moved.message.shard}"
     kinds: dict[str, type[Join | Goodbye]] = {Join.DOMAIN: Join, Goodbye.DOMAIN: Goodbye}
     if domain in kinds:
         return f"{open_signed(raw, kinds[domain]).signer} {'joins' if domain == Join.DOMAIN else 'leaves'}"

@@ -12,6 +12,7 @@ import typer
 
 from swarm.carbon import plots
 from swarm.carbon.comparison import CASES, METRICS, case_of, check_fit, compare
+from swarm.carbon.measured import RunFigures, against, model_of
 from swarm.carbon.parameters import (
     BY_NAME,
     CLOUDS,
@@ -25,6 +26,7 @@ from swarm.carbon.parameters import (
 from swarm.carbon.sensitivity import HEADLINES, draw, intervals, swings
 from swarm.cli import carbon_view as view
 from swarm.cli import common
+from swarm.cli.carbon_measured import figures_at
 from swarm.cli.common import DEFAULT_STATE_DIR, BadArgument, IdentityFile, Json, LogLevel, StateDir, Version
 from swarm.energy.grid import grid_of
 
@@ -33,6 +35,7 @@ swarm-carbon
 swarm-carbon --country FRA --cloud-country SWE
 swarm-carbon --case phones-1.3b --scenario paper --set phone.charger=2
 swarm-carbon --case laptop-125m --cloud a100 --out plots
+swarm-carbon --measured demo-run --country GBR
 swarm-carbon --parameters
 swarm-carbon --json
 """
@@ -67,6 +70,16 @@ def carbon(
         Path | None,
         typer.Option(metavar="DIR", help="Write tornado.png, heat.png and draws.png there."),
     ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LEDGER",
+            help="Put a run's own figures beside: an exported ledger, a state folder, a demo's folder.",
+        ),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN_ID", help="Which run, where several lie there.")
+    ] = None,
     samples: Annotated[int, typer.Option(metavar="N", min=100, max=1_000_000, help="Random draws.")] = 10_000,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the random draws.")] = 0,
     json: Json = False,
@@ -94,6 +107,7 @@ def carbon(
         else:
             _say(view.parameter_lines(values))
         return
+    own = None if measured is None else figures_at(measured, run, country)
     check_fit(values, chosen)
     done = compare(values, chosen, gpu)
     found = {metric: swings(values, chosen, gpu, metric) for metric in METRICS}
@@ -124,11 +138,13 @@ def carbon(
                 "seed": seed,
             },
             plots=[str(path) for path in written],
+            **({} if own is None else {"measured": _measured_json(own, stated, cloud)}),
         )
         return
     blocks = (
         view.work_lines(values),
         view.step_lines(SCENARIOS[scenario], values, gpu),
+        *(() if own is None else (view.measured_lines(own, values, gpu, stated, cloud),)),
         view.ratio_lines(stated, cloud),
         view.headline_lines(stated, cloud),
         view.swing_lines(chosen, scenario, found, done),
@@ -172,6 +188,34 @@ def _scenario_json(name: str, stated: Values, cloud: str | None) -> dict[str, An
         ratios = {metric: float(getattr(done, metric)) for metric in METRICS}
         cases[case.name] = {"fits": view.fits(values, case), **sides, "ratios": ratios}
     return {"says": scenario.says, "cloud": gpu, "parameters": values, "cases": cases}
+
+
+def _measured_json(figures: RunFigures, stated: Values, cloud: str | None) -> dict[str, Any]:
+    model, scenarios = model_of(figures), {}
+    for name, scenario in SCENARIOS.items() if model is not None else ():
+        values = scenario_values(scenario, stated)
+        done = compare(values, view.case_for(figures), cloud or scenario.cloud)
+        scenarios[name] = [
+            asdict(ratios)
+            for share in figures.shares.values()
+            if (ratios := against(share, done, values)) is not None
+        ]
+    return {
+        "run": figures.name,
+        "model": figures.model,
+        "checked": figures.checked,
+        "kinds": {
+            kind: {
+                **asdict(share),
+                "joules_per_token": share.joules_a_token,
+                "gco2e_per_token": view.over(share.grams, share.tokens),
+            }
+            for kind, share in figures.shares.items()
+        },
+        "unavailable": figures.unavailable,
+        "doubted": figures.doubted,
+        "cloud_over_run": scenarios,
+    }
 
 
 def _say(lines: Iterator[str]) -> None:

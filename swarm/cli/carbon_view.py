@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from swarm.carbon.comparison import CASES, METRICS, Case, Comparison, compare, memory_needed
+from swarm.carbon.measured import RunFigures, Share, against, model_of
 from swarm.carbon.parameters import (
     CLOUDS,
     EDGES,
@@ -93,6 +94,101 @@ def ratio_lines(stated: Values, cloud: str | None) -> Iterator[str]:
         yield f"  cloud: {CLOUDS[cloud]}, in place of the scenarios' own"
     for scenario in SCENARIOS.values():
         yield from _indented(f"{scenario.name}: {scenario.says}", "  ", "    ")
+
+
+def measured_lines(
+    figures: RunFigures, values: Values, gpu: str, stated: Values, cloud: str | None
+) -> Iterator[str]:
+    """A run's own figures by kind, beside the comparison's; as its edge where the models are the same."""
+    yield f"Measured: {figures.name}, model {figures.model or 'unknown'} ({figures.checked})"
+    yield f"  {'a token':24}{'peers':>6}{'tokens':>12}  {'known by':11}{'joules':>10}{'mg CO2e':>10}"
+    for kind, share in figures.shares.items():
+        yield from _share_lines(kind, share)
+    if figures.unavailable or figures.doubted:
+        yield from _indented(
+            f"not counted: {figures.unavailable} peers that nobody can measure, {figures.doubted} whose "
+            "claims are doubted (swarm-audit peer)",
+            "  ",
+        )
+    yield f"  beside it, of the comparison ({CLOUDS[gpu]})"
+    yield from _beside(values, gpu)
+    yield "  mg: of electricity; the cloud's with its machines' share of having been made"
+    if model_of(figures) is None:
+        yield from _indented(
+            f"No input here: the run trained {figures.model or 'an unnamed model'}, the comparison "
+            f"{' and '.join(model.name for model in MODELS.values())}. A joule a token of one model says "
+            "nothing of another's.",
+            "  ",
+        )
+    else:
+        yield from _against_lines(figures, stated, cloud)
+
+
+def _share_lines(kind: str, share: Share) -> Iterator[str]:
+    joules, tokens = share.energy.joules, share.tokens
+    yield _token_line("meters", f"{share.peers:6}{tokens:12,}", kind, joules, share.grams, tokens)
+    for use, spent in share.uses.items():
+        yield _token_line(f"  of that, {use}", "", kind, spent, None, tokens)
+    yield _token_line("network", "", share.network.kind, share.network.joules, share.network_grams, tokens)
+    watts = "" if joules is None or not share.seconds else f"; {joules / share.seconds:.1f} W a peer"
+    yield from _indented(f"by {share.energy.source}, +-{share.energy.uncertainty:.0%}{watts}", "    ")
+
+
+def _beside(values: Values, gpu: str) -> Iterator[str]:
+    tokens = values["batch"] * values["sequence"]
+    for model in MODELS.values():
+        cases = [case for case in CASES.values() if case.model == model and fits(values, case)]
+        if cases:
+            cloud = compare(values, cases[0], gpu).cloud
+            grams = cloud.operational + cloud.amortised
+            yield _token_line(f"cloud, {model.name}", "", "modelled", cloud.joules, grams, tokens)
+        for case in cases:
+            edge = compare(values, case, gpu).edge
+            yield _token_line(case.name, "", "modelled", edge.joules, edge.operational, tokens)
+
+
+def _against_lines(figures: RunFigures, stated: Values, cloud: str | None) -> Iterator[str]:
+    yield "  The run as the edge: cloud over run, above 1 the run is better"
+    heads = ("energy", "and network", "carbon, amortised", "marginal")
+    yield f"  {'scenario':10}{'meters are':12}" + "".join(f"{head:>{len(head) + 3}}" for head in heads)
+    for scenario in SCENARIOS.values():
+        values = scenario_values(scenario, stated)
+        done = compare(values, case_for(figures), cloud or scenario.cloud)
+        for share in figures.shares.values():
+            if (found := against(share, done, values)) is not None:
+                ratios = (found.energy, found.with_network, found.carbon_amortised, found.carbon_marginal)
+                cells = (
+                    f"{'-' if ratio is None else ratio_text(ratio):>{len(head) + 3}}"
+                    for head, ratio in zip(heads, ratios, strict=True)
+                )
+                yield f"  {scenario.name:10}{found.kind:12}" + "".join(cells)
+    yield from _indented(
+        "With the network it is modelled. -: a peer names no grid (--country states one for all), or nothing "
+        "of its device.",
+        "  ",
+    )
+
+
+def _token_line(
+    name: str, counts: str, kind: str, joules: float | None, grams: float | None, tokens: float
+) -> str:
+    """A line of amounts a token: joules, milligrams."""
+    each = "".join(
+        f"{'-' if x is None else format(x, '.3g'):>10}"
+        for x in (over(joules, tokens), None if grams is None else over(grams * 1000, tokens))
+    )
+    return f"  {name:24}{counts:18}  {kind:11}{each}"
+
+
+def case_for(figures: RunFigures) -> Case:
+    """A case that trains the run's model; its cloud is what the run is compared with."""
+    model = model_of(figures)
+    return next(case for case in CASES.values() if case.model == model and case.sharded)
+
+
+def over(amount: float | None, tokens: float) -> float | None:
+    """An amount a token, where both are there."""
+    return amount / tokens if amount is not None and tokens else None
 
 
 def headline_lines(stated: Values, cloud: str | None) -> Iterator[str]:

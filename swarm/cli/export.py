@@ -18,9 +18,10 @@ from swarm.cli.common import (
     StateDir,
     Version,
 )
-from swarm.cli.shard_sources import Fetch, fetching, found_shards
+from swarm.cli.shard_sources import ATTEMPTS, Fetch, NothingToExport, fetching, found_shards
 from swarm.manifest import Manifest
 from swarm.rules import read_terms
+from swarm.snapshot import SnapshotCorrupt, read
 from swarm.store import RunUnknown, Store, known_runs
 from verify.record import History
 
@@ -53,7 +54,20 @@ def export_run(
     What is not in `state_dir` is looked for in `others`, peers' state folders, and then asked of `fetch`.
     Raises RunUnknown, NothingToExport, CannotWrite, SnapshotCorrupt.
     """
-    history, own = _history(state_dir, run)
+    for _ in range(ATTEMPTS - 1):
+        history, own = _history(state_dir, run)
+        try:
+            return _export(history, own, directory, others, fetch)
+        except (NothingToExport, SnapshotCorrupt):
+            # Peers keep few snapshots: those of this record may have gone while the run moved on.
+            if fetch is None or _history(state_dir, run)[0].round == history.round:
+                raise
+    return _export(*_history(state_dir, run), directory, others, fetch)
+
+
+def _export(
+    history: History, own: Path, directory: Path, others: Sequence[Path], fetch: Fetch | None
+) -> Exported:
     manifest = read_terms(history.genesis)
     with found_shards(history, manifest, own, others, fetch) as files:
         names = history.shards or (history.snapshot,)
@@ -86,7 +100,6 @@ def _write(manifest: Manifest, files: list[tuple[Path, bytes]], directory: Path)
     from swarm.data import load_tokenizer
     from swarm.model import export
     from swarm.shards.slicing import export_joined
-    from swarm.snapshot import read
 
     transformers_logging.disable_progress_bar()
     tokenizer = load_tokenizer(manifest.data, manifest.model)
@@ -125,7 +138,8 @@ def export_command(
     """
     run_id = common.parse_run(run)
     common.start_log(state_dir, "swarm-export", log_level)
-    done = export_run(state_dir, run_id, out, others or (), fetching(join, run_id) if join else None)
+    with fetching(join or (), run_id) as fetch:
+        done = export_run(state_dir, run_id, out, others or (), fetch)
     if json:
         common.say_json(round=done.round, snapshot_hash=done.snapshot.hex(), shards=done.shards, out=str(out))
     else:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proto.errors import SwarmError
-from swarm.batches import LOGITS
 from swarm.cli.common import show_size
 from swarm.genesis import layouts
 from swarm.manifest import Manifest
-from swarm.shards.needs import PROCESS_BYTES, shard_needs, vector_bytes
+from swarm.shards.needs import shard_needs, vector_bytes
+from swarm.sizes import LOGITS, PROCESS_BYTES
 from swarm.snapshot import DiskFull, snapshot_bytes
 
 

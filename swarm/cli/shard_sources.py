@@ -49,21 +49,28 @@ def found_shards(
         yield [file for _, file in sorted(files.items()) if file is not None]
 
 
-def fetching(joins: Sequence[str], run: bytes) -> Fetch:
-    """From any peers that serve them, found by way of these entry nodes."""
+@contextmanager
+def fetching(joins: Sequence[str], run: bytes) -> Iterator[Fetch | None]:
+    """From any peers that serve them, found by way of these entry nodes; None without any.
+
+    Entering takes seconds, in which a run moves on: read its history afterwards.
+    """
+    if not joins:
+        yield None
+        return
+    from swarm.net.dht import start_dht
+
+    common.quiet_hivemind()
+    dht = start_dht(None, joins)
 
     def fetch(manifest: Manifest, missing: Mapping[int, bytes], folder: Path) -> None:
-        from swarm.net.dht import start_dht
+        asyncio.run(download(dht, run, manifest, missing, folder))
 
-        common.quiet_hivemind()
-        dht = start_dht(None, joins)
-        try:
-            asyncio.run(download(dht, run, manifest, missing, folder))
-        finally:
-            with common.ending_at_once():
-                dht.shutdown()
-
-    return fetch
+    try:
+        yield fetch
+    finally:
+        with common.ending_at_once():
+            dht.shutdown()
 
 
 async def download(

@@ -26,6 +26,7 @@ from swarm.shards.chain import (
     Alive,
     AskCertificate,
     Backward,
+    Certificate,
     Chain,
     ChainEffect,
     ChainRefused,
@@ -39,7 +40,6 @@ from swarm.shards.chain import (
     Starved,
 )
 from verify.chains import (
-    EVALUATED,
     BoundaryList,
     Codec,
     Counted,
@@ -52,7 +52,9 @@ from verify.opened import Passed
 from verify.statement import open_signed
 from verify.wiring import Wired
 
-MOST = 5
+EVALUATED = 1
+"""Slices at the beginning of a chain that are for evaluation."""
+MOST = 3
 """Windows, with their grace, that a first slice may take."""
 
 
@@ -136,10 +138,11 @@ class Tensors:
 
 
 class Crew:
-    """The state machine. `sign`: durable before it returns, for what must not be said twice in two ways; it
-    gives nothing for what was said in another way before. `check(tensor)`: raises MessageRefused for what is
-    no boundary tensor of this run. `alike(a, b)`: whether two honest machines may have made them of the same.
-    `closed`: chains that this peer, started anew, may have closed before: it leads them no more."""
+    """The state machine. `sign`: gives nothing for what was said in another way before this peer was started
+    anew. `check(tensor)`: raises MessageRefused for what is no boundary tensor of this run. `alike(a, b)`:
+    whether two honest machines may have made them of the same.
+    `led`: chains that this peer led in this attempt before it was started anew: it does so no more, and says
+    so to whoever asks for a certificate, by an empty one. A chain without its leader counts for nothing."""
 
     def __init__(
         self,
@@ -147,13 +150,13 @@ class Crew:
         task: Task,
         sign: Sign,
         check: Callable[[bytes], None],
-        closed: Collection[int] = (),
+        led: Collection[int] = (),
         alike: Callable[[bytes, bytes], bool] = bytes.__eq__,
     ) -> None:
         self._me, self._task, self._sign, self._check, self._alike = me, task, sign, check, alike
         self._used: dict[tuple[int, Direction, int], bytes] = {}  # what was computed from
         self._chains = {one.chain: Chain(me, task.post(one), sign) for one in task.wired}
-        self._dropped = {chain for chain in closed if self._leads(chain)}
+        self._dropped = {chain for chain in led if self._leads(chain)}
         self._ticks = self._idle = 0
         self._done = False
         self.received: dict[tuple[int, Direction, PeerID], Tensors] = {}
@@ -175,8 +178,12 @@ class Crew:
         if chain is None or place != self._task.at(place.chain):
             raise ChainRefused("chain: of another run or attempt")
         if place.chain in self._dropped:
-            return []
+            asked = isinstance(message, AskCertificate) and self._leads(place.chain)
+            return [Speak(sender, place, Certificate(()))] if asked else []
         self._idle = 0
+        if message == Certificate(()) and sender == chain.post.leader and chain.ended is None:
+            self._dropped.add(place.chain)
+            return self._finish()
         if chain.ended is None and isinstance(message, AskCertificate):
             return [Speak(sender, place, Alive(chain.done))]  # it is not closed, but it goes on
         if isinstance(message, Alive) and sender == chain.post.leader:
@@ -223,6 +230,11 @@ class Crew:
             else:
                 effects += self._from(number, chain.lost(peer))
         return [*effects, *self._finish()]
+
+    @property
+    def leading(self) -> list[int]:
+        """The open chains that this peer leads."""
+        return [number for number in self._open() if self._leads(number)]
 
     def came(self, peer: PeerID) -> list[CrewEffect]:
         """A peer that was lost speaks again."""

@@ -4,31 +4,32 @@ Bytes are those of `benchmarks.shard_memory`, rounded up: what is promised to fi
 not known here, so each counts as much as any other.
 """
 
-from swarm.batches import LOGITS
+from functools import lru_cache
+
+from proto.canonical import PeerID
 from swarm.layout import Layout
 from swarm.manifest import SECURE_PEERS, Manifest
 from swarm.model import config_of
 from swarm.shards.boundary import encoded_bytes
-from swarm.shards.placement import Holder, Need, place
+from swarm.shards.placement import Holder, Need, next_move, place
 from swarm.shards.slicing import shard_layout, shard_sizes
+from swarm.sizes import LOGITS, PROCESS_BYTES, bytes_a_parameter
 from swarm.snapshot import snapshot_bytes
 from verify.record import History
 
-PROCESS_BYTES = 450 << 20
-"""Python, torch, gRPC and the two child processes, before a model; measured."""
 STAGE_BYTES = 64 << 20
 """Hidden states of the microbatches in flight, and of the one that is computed; measured."""
 EQUAL_SPEED = 1 << 40
+SPARE = 2
+"""Peers that a move leaves to a shard in the clear: one may die."""
 
 
 def vector_bytes(manifest: Manifest, layout: Layout) -> int:
-    """Memory for all that is as long as the vector: 36 bytes a parameter where the ring has 16 bits.
-
-    4 in the model, 4 in the gradient, 12 in each of two snapshots, the ring's in the update and in the sum.
-    """
-    return layout.size * (4 + 4 + 24 + 2 * manifest.ring.dtype.itemsize)
+    """Memory for all that is as long as the vector."""
+    return layout.size * bytes_a_parameter(manifest.ring.dtype.itemsize)
 
 
+@lru_cache(4)
 def shard_needs(manifest: Manifest) -> tuple[Need, ...]:
     """What each shard of a run takes. Raises ModelRefused, CutRefused."""
     table, count = manifest.model, manifest.model.shards
@@ -43,6 +44,21 @@ def shard_needs(manifest: Manifest) -> tuple[Need, ...]:
         memory += 3 * 4 * LOGITS if index == count - 1 else 0
         needs.append(Need(memory, size.work, snapshot_bytes(layout)))
     return tuple(needs)
+
+
+def choose_move(history: History, manifest: Manifest, me: PeerID, memory: int) -> int | None:
+    """The shard that this member moves to after the next record, if that is worth its download; else None.
+
+    What others could hold is not known here, so each considers itself alone, and a record takes one move.
+    """
+    secure = manifest.aggregation.mode == "secure"
+    holders = [
+        Holder(peer, memory if peer == me else 1, EQUAL_SPEED, shard)
+        for shard, cell in enumerate(history.cells)
+        for peer in cell
+    ]
+    move = next_move(holders, shard_needs(manifest), least=SECURE_PEERS if secure else SPARE)
+    return None if move is None else move.to
 
 
 def choose_shard(history: History, manifest: Manifest, memory: int) -> int:

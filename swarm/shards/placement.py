@@ -130,17 +130,20 @@ def place(peer: PeerID, memory: int, speed: int, holders: Sequence[Holder], need
     )
 
 
-def next_move(holders: Sequence[Holder], needs: Sequence[Need], margin: Margin = Margin()) -> Move | None:
+def next_move(
+    holders: Sequence[Holder], needs: Sequence[Need], margin: Margin = Margin(), least: int = 1
+) -> Move | None:
     """The move between two rounds that is worth most, or None: at most one, the same for everybody who asks.
 
     A move counts only where it covers a shard that nobody held, or where the tokens of `margin.seconds`, with
-    the peer missing while it downloads, exceed those without the move by `margin.percent`. None uncovers one.
+    the peer missing while it downloads, exceed those without the move by `margin.percent`. None leaves fewer
+    than `least` peers to a shard.
     """
     now = throughputs(holders, needs)
     best: tuple[tuple[int, int, list[int]], Move] | None = None
     for holder in sorted(holders, key=lambda holder: holder.peer):
         without = now.with_more(holder.shard, -share(holder.speed, needs[holder.shard]))
-        if without.by_shard[holder.shard] <= 0:
+        if sum(other.shard == holder.shard for other in holders) <= least:
             continue
         for shard, need in enumerate(needs):
             if shard == holder.shard or need.memory > holder.memory:

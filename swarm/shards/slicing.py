@@ -40,12 +40,9 @@ from swarm.data import Tokenizer
 from swarm.layout import Layout
 from swarm.manifest import Model
 from swarm.model import NO_CHANCE, build_model, config_of, layout_of, load_vector, save, source_refused
+from swarm.sizes import PASSES, PASSES_LAST
 
 EMBEDDINGS, HEAD = "model.decoder.embed_tokens.weight", "lm_head.weight"
-PASSES = 4
-"""Forward, forward again (recomputation), and backward, which takes two."""
-PASSES_LAST = 3
-"""The last shard goes backward at once, and computes nothing twice."""
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 
 

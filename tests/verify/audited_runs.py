@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from proto.canonical import PeerID
+from proto.canonical import Message, PeerID
 from swarm.effects import Effect, SaveEvidence, Work
 from swarm.manifest import Manifest, parse_manifest
 from swarm.order import Order
@@ -17,13 +17,13 @@ from verify.checkpoint import Checkpoint, origin_of, write_checkpoint
 from verify.evidence import Rules as EvidenceRules
 from verify.identity import Identity
 from verify.ledger import Entry, Ledger
-from verify.record import Genesis, run_id
+from verify.record import Decided, Genesis, Record, Vote, run_id
 from verify.statement import open_signed, sign
 
 MANIFEST = """
 [run]
 rounds = {rounds}
-min_peers = 4
+min_peers = {min_peers}
 founding_peers = {founding}
 [membership]
 round_timeout_seconds = 12.0
@@ -121,23 +121,8 @@ def virtual_run(
     """Run a virtual swarm to its end. `liar`: this peer commits to other slices, or another order (`lie`)."""
     swarm = VirtualSwarm(peers, rounds, seed)
     founding = json.dumps(list(swarm.peers))
-    raw = MANIFEST.format(rounds=rounds, mode=mode, rate=rate, founding=founding).encode()
-    swarm.manifest = parse_manifest(raw)
-    genesis = open_signed(swarm.genesis, Genesis).message.model_copy(update={"manifest": raw})
-    identities = {peer_id: peer.identity for peer_id, peer in swarm.peers.items()}
-    swarm.genesis = sign(identities[genesis.founder], genesis)
-    run = run_id(swarm.genesis)
-    for peer_id, peer in swarm.peers.items():
-        peer.disk = MerkleDisk(peer.disk, peer_id, run, swarm.genesis)
-        swarm.start(peer_id)
-
-    def keep(peer_id: PeerID, effect: Effect) -> None:
-        if isinstance(effect, SaveEvidence):
-            disk = swarm.peers[peer_id].disk
-            if ("evidence", effect.raw) not in disk.entries:
-                disk.append("evidence", effect.raw)
-
-    swarm.on_effect = keep
+    raw = MANIFEST.format(rounds=rounds, mode=mode, rate=rate, min_peers=4, founding=founding)
+    refounded(swarm, raw.encode())
     if liar is not None:
         honest, target = swarm.train, list(swarm.peers)[liar]
 
@@ -152,8 +137,52 @@ def virtual_run(
         swarm.train = train  # type: ignore[method-assign]
     prepare(swarm)
     swarm.run()
+    return run_of(swarm)
+
+
+def refounded(swarm: VirtualSwarm, raw: bytes, **terms: object) -> None:
+    """Begin a swarm's run anew, with this manifest and ledgers that are real."""
+    swarm.manifest = parse_manifest(raw)
+    genesis = open_signed(swarm.genesis, Genesis).message.model_copy(update={"manifest": raw, **terms})
+    swarm.genesis = sign(swarm.peers[genesis.founder].identity, genesis)
+    for peer_id, peer in swarm.peers.items():
+        peer.disk = MerkleDisk(peer.disk, peer_id, run_id(swarm.genesis), swarm.genesis)
+        swarm.start(peer_id)
+
+    def keep(peer_id: PeerID, effect: Effect) -> None:
+        if isinstance(effect, SaveEvidence):
+            disk = swarm.peers[peer_id].disk
+            if ("evidence", effect.raw) not in disk.entries:
+                disk.append("evidence", effect.raw)
+
+    swarm.on_effect = keep
+
+
+def run_of(swarm: VirtualSwarm) -> Run:
+    """What is left of a run that is over."""
+    identities = {peer_id: peer.identity for peer_id, peer in swarm.peers.items()}
     entries = {peer_id: peer.disk.entries for peer_id, peer in swarm.peers.items()}
-    return Run(run, swarm.manifest, identities, entries)
+    return Run(run_id(swarm.genesis), swarm.manifest, identities, entries)
+
+
+def places(entries: Sequence[tuple[str, bytes]], kind: str) -> list[int]:
+    """The entries of a kind."""
+    return [index for index, (name, _) in enumerate(entries) if name == kind]
+
+
+def resigned(run: Run, raw: bytes, kind: type[Message], **new: object) -> bytes:
+    """A statement with other values, by the same peer."""
+    signed = open_signed(raw, kind)
+    return sign(run.identities[signed.signer], signed.message.model_copy(update=new))
+
+
+def forged(run: Run, raw: bytes, **new: object) -> bytes:
+    """A record with other values, for which everyone voted."""
+    decided = Decided.parse(raw)
+    record = Record.parse(decided.body).model_copy(update=new)
+    vote = open_signed(decided.votes[0], Vote).message.model_copy(update={"value": record.digest()})
+    votes = tuple(sign(one, vote) for one in run.identities.values())
+    return decided.model_copy(update={"body": record.encode(), "votes": votes}).encode()
 
 
 def encoded(entries: Sequence[tuple[str, bytes]]) -> list[bytes]:

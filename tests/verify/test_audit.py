@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proto.canonical import Message, PeerID
+from proto.canonical import PeerID
 from proto.energy import EnergyClaim
 from proto.errors import SwarmError
 from secagg.messages import Advert, FinalSet, Release, SurvivorSet
 from swarm.testing import VirtualSwarm
-from tests.verify.audited_runs import Run, findings, ledger_of, virtual_run
+from tests.verify.audited_runs import Run, findings, forged, ledger_of, places, resigned, virtual_run
 from verify.audit import Report, Source, audit
 from verify.audit_report import RoundView
 from verify.audit_session import RoundFacts, RoundTask, check_any
@@ -43,30 +43,11 @@ def audited(run: Run, *sources: Source) -> Report:
     return audit(run.run, sources or [run.source(run.peers[0])], run.rules)
 
 
-def places(entries: Entries, kind: str) -> list[int]:
-    return [index for index, (name, _) in enumerate(entries) if name == kind]
-
-
 def changed(run: Run, index: int, content: bytes | None, peer: int = 0) -> Report:
     """The audit of a peer's log in which one entry has another content, or is not there."""
     entries = list(run.entries[run.peers[peer]])
     entries[index : index + 1] = [] if content is None else [(entries[index][0], content)]
     return audited(run, run.source(run.peers[peer], entries))
-
-
-def resigned(run: Run, raw: bytes, kind: type[Message], **new: object) -> bytes:
-    """A statement with other values, by the same peer."""
-    signed = open_signed(raw, kind)
-    return sign(run.identities[signed.signer], signed.message.model_copy(update=new))
-
-
-def forged(run: Run, raw: bytes, **new: object) -> bytes:
-    """A record with other values, for which everyone voted."""
-    decided = Decided.parse(raw)
-    record = Record.parse(decided.body).model_copy(update=new)
-    vote = open_signed(decided.votes[0], Vote).message.model_copy(update={"value": record.digest()})
-    votes = tuple(sign(one, vote) for one in run.identities.values())
-    return decided.model_copy(update={"body": record.encode(), "votes": votes}).encode()
 
 
 # -- what is right ----------------------------------------------------------------------------------------

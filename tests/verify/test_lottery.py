@@ -156,6 +156,13 @@ def test_all_members_draw_alike_however_they_hold_what_they_know(
     assert checkers(seed, PEERS[:6], order[0]) == checkers(seed, order, order[0])
 
 
+@given(SEEDS)
+def test_who_has_done_no_slice_is_not_checked_but_looks_at_others(seed: bytes) -> None:
+    draws = draw_checks(seed, {**dict.fromkeys(PEERS[:3], 2), PEERS[3]: 0}, 40, 1.0, 0.02)
+    assert [one.checked for one in draws] == sorted(PEERS[:3])
+    assert all(set(one.checkers) == set(PEERS[:4]) - {one.checked} for one in draws)
+
+
 @given(SEEDS, st.integers(1, 5))
 def test_a_peers_draw_is_within_its_own_weight_and_nobody_elses_weight_moves_it(
     seed: bytes, weight: int

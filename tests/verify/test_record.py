@@ -23,7 +23,7 @@ from tests.verify.chain import (
     void,
     votes_for,
 )
-from verify.carrying import union_of_statements
+from verify.carrying import median, union_of_statements
 from verify.record import (
     JOIN_LIFETIME,
     MOST_OF_ONE,
@@ -36,7 +36,6 @@ from verify.record import (
     Vote,
     WrongRun,
     colluders,
-    median,
     newcomers,
     quorum,
     run_id,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from proto.canonical import PeerID, tagged_hash
 from proto.errors import MessageRefused
 from tests.verify.chain import PEERS, begin, decided, follow, goodbye, join, record_after, recovery, said
-from verify.carrying import union_of_statements
+from verify.carrying import binds, leaves_out, union_of_statements
 from verify.lottery import checkers
-from verify.record import History, RecordRefused, colluders
+from verify.record import History, Join, RecordRefused, colluders
 from verify.sketch import WIDTH
 from verify.standing import (
     CONTRADICTED,
@@ -23,6 +23,7 @@ from verify.standing import (
     Judgement,
     Verdict,
 )
+from verify.statement import domain_of, open_signed
 
 EVIDENCE = bytes([9]) * 32
 VICTIM = PEERS[7]
@@ -532,11 +533,8 @@ def test_who_was_found_clean_counts_only_for_sessions_on_record() -> None:
     assert recorded(history, found(history, drawn, **changes)).conduct.passed == {VICTIM: 1}
 
 
-@given(st.data())
-@settings(max_examples=40, deadline=None)
-def test_what_a_record_must_carry_does_not_depend_on_who_carried_it(data: st.DataObject) -> None:
-    history = begin(8)
-    pool = [
+def pool_of(history: History) -> list[bytes]:
+    return [
         *(judged(history, peer) for peer in PEERS[:4]),
         *(judged(history, peer, holds=False) for peer in PEERS[:4]),
         *(found(history, peer) for peer in PEERS[:4]),
@@ -545,7 +543,29 @@ def test_what_a_record_must_carry_does_not_depend_on_who_carried_it(data: st.Dat
         b"garbage",
         b"",
     ]
-    carried = data.draw(st.lists(st.lists(st.sampled_from(pool), max_size=12), max_size=6))
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_who_knows_some_votes_knows_what_a_record_leaves_out_of_them(data: st.DataObject) -> None:
+    history = begin(8)
+    sets = st.lists(st.lists(st.sampled_from(pool_of(history)), max_size=12), max_size=3)
+    known, others = data.draw(sets), data.draw(sets)
+    right = union_of_statements(history, known + others)
+    assert not leaves_out(history, right, known)
+    for raw in union_of_statements(history, known):
+        fewer = [one for one in right if history.subject(one) != history.subject(raw)]
+        assert leaves_out(history, fewer, known) == (domain_of(raw) != Join.DOMAIN)
+        denial = judged(history, open_signed(raw, Judgement).signer, holds=False) if binds(raw) else b""
+        if domain_of(raw) == Judgement.DOMAIN and denial:
+            assert leaves_out(history, [*fewer, denial], known)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_what_a_record_must_carry_does_not_depend_on_who_carried_it(data: st.DataObject) -> None:
+    history = begin(8)
+    carried = data.draw(st.lists(st.lists(st.sampled_from(pool_of(history)), max_size=12), max_size=6))
     once = union_of_statements(history, carried)
     flat = [raw for one in carried for raw in one]
     assert once == union_of_statements(history, [flat[::-1]])

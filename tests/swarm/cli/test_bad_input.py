@@ -62,6 +62,19 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     assert str(missing) in refused("peer", "--new", missing, "--state-dir", tmp_path, name="ManifestRefused")
 
 
+def test_memory_that_the_machine_has_not_is_refused(tmp_path: Path) -> None:
+    message = refused(
+        "peer", "--run", RUN, "--memory", "60TiB", "--state-dir", tmp_path, name="MemoryRefused"
+    )
+    assert "--memory says 65970697666560 bytes, this machine has " in message
+
+
+def test_a_demo_with_more_shards_than_peers_is_refused(tmp_path: Path) -> None:
+    message = refused("demo", "--shards", 3, "--peers", 2, "--out", tmp_path / "demo", name="BadArgument")
+    assert "give --peers 3 or more" in message
+    assert not (tmp_path / "demo").exists()
+
+
 def test_a_key_file_readable_by_others_is_refused(tmp_path: Path) -> None:
     key = tmp_path / "identity.key"
     Identity.generate().save(key)

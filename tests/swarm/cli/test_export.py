@@ -1,14 +1,16 @@
 """Promises of `swarm-export` for a model in shards: joined from where they are, checked, or named missing."""
 
 import asyncio
+import itertools
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import OPTForCausalLM
 
+from swarm.cli import export
 from swarm.cli.demo_report import heldout_loss
 from swarm.cli.export import Exported, export_run
 from swarm.cli.shard_sources import NothingToExport, download
@@ -84,6 +86,18 @@ def test_a_shard_that_is_nowhere_is_named(parted: Parted, tmp_path: Path, here: 
         export_run(parted.folders[here], parted.made.run, tmp_path / "model", (), lambda *_: None)
     assert not (tmp_path / "model").exists()
     assert not list(parted.folders[here].glob("runs/*/shards-*"))
+
+
+@pytest.mark.parametrize(("moves", "asked"), [(False, 1), (True, 3)])
+def test_peers_are_asked_again_only_where_the_run_has_moved_on(
+    parted: Parted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: bool, asked: int
+) -> None:
+    history, own = export._history(parted.folders[0], parted.made.run)
+    rounds, fetched = itertools.count(), list[object]()
+    monkeypatch.setattr(export, "_history", lambda *_: (replace(history, round=next(rounds) * moves), own))
+    with pytest.raises(NothingToExport):
+        export_run(parted.folders[0], parted.made.run, tmp_path, (), lambda *args: fetched.append(args))
+    assert len(fetched) == asked
 
 
 def test_a_folder_without_the_run_is_named(parted: Parted, tmp_path: Path) -> None:

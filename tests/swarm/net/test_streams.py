@@ -22,7 +22,7 @@ from tests.verify.chain import PEERS
 
 MIB = bytes(1 << 20)
 MOST_BUFFERED = 40
-"""Frames of 1 MiB that HTTP/2 may hold for a reader that does not read; seen: 3 to 7."""
+"""Frames of 1 MiB that HTTP/2 may hold for a reader that does not read; seen: 3 to 11."""
 
 
 def with_two(
@@ -222,13 +222,12 @@ def test_streams_outlive_their_connections(monkeypatch: pytest.MonkeyPatch) -> N
 
         while len(opened) < 6:
             await both_speak()
-        for receiver in (a, b):
-            receiver.inbox.frames.clear()
-        while not (a.inbox.frames and b.inbox.frames):  # whatever was under way is lost
+        before = {receiver.peer_id: len(receiver.inbox.frames) for receiver in (a, b)}
+        while any(len(one.inbox.frames) == before[one.peer_id] for one in (a, b)):
             await both_speak()
         for receiver in (a, b):
             came = [header for _, header, _ in receiver.inbox.frames]
-            assert came == sorted(came)
+            assert came == sorted(came)  # some may be lost
 
     with_two(scene)
 

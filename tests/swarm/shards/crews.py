@@ -34,7 +34,7 @@ class Crews:
             peer: Task(Place(RUN, 1, 0, 0), shard, wired, 2, slices, "fp32", window, 4)
             for peer, shard in self.shard.items()
         }
-        self.closed: dict[PeerID, set[int]] = {peer: set() for peer in self.shard}
+        self.led: dict[PeerID, set[int]] = {peer: set() for peer in self.shard}
         self.crews: dict[PeerID, Crew] = {}
         self.life = dict.fromkeys(self.shard, 0)
         self.done: dict[PeerID, Done] = {}
@@ -49,11 +49,10 @@ class Crews:
         self._busy[peer] = self.now
 
         def signed(message: Message) -> bytes:
-            if message.DOMAIN == "chain-confirmation" and self.shard[peer] == 0:
-                self.closed[peer].add(message.chain)  # type: ignore[attr-defined]
             return sign(KEYS[peer], message)
 
-        crew = Crew(peer, self.tasks[peer], signed, lambda raw: None, self.closed[peer])
+        crew = Crew(peer, self.tasks[peer], signed, lambda raw: None, self.led[peer])
+        self.led[peer].update(crew.leading)
         self.crews[peer] = crew
         self.do(peer, crew.begin())
 
