@@ -56,8 +56,10 @@ class ShardedSwarm(VirtualSwarm):
         )
 
     def _do(self, me: PeerID, effect: Effect) -> None:
-        super()._do(me, effect)
-        if isinstance(effect, TrainChains) and self.peers[me].machine is not None:
+        if not isinstance(effect, TrainChains):
+            return super()._do(me, effect)
+        self.on_effect(me, effect)
+        if self.peers[me].machine is not None:
             work, machine = self.peers[me].work, self.machine(me)
             done = self.work_in_chains(me, effect)
             self._later(
