@@ -93,8 +93,8 @@ def draw_checks(
 ) -> tuple[Draw, ...]:
     """Who is checked in a session, by whom, on what; `survivors` maps each to its weight, in slices.
 
-    Everyone is drawn with the chance `rate`, on its own; but of who has done no slice there is nothing to
-    look at. Nobody looks at its own work.
+    Everyone is drawn with the chance `rate`, on its own. Nobody looks at its own work. Who did no slice (of
+    several shards one may not) is not drawn, and may look.
     """
     draws = []
     for peer in sorted(survivors):
