@@ -20,12 +20,15 @@ from proto.errors import MessageRefused
 from secagg.interface import Job
 from secagg.ring import BLOCK
 from swarm.attacks import Attack, World, attack_named, bent_sum
-from swarm.effects import Effect, Work
+from swarm.effects import Again, Effect, Recompute, Work
 from swarm.manifest import Manifest
-from swarm.order import DataView, Order, draw_order
-from swarm.testing import CHUNK, MOST, VirtualSwarm, made_of, virtual_manifest, virtual_slice
+from swarm.order import DataView, Order, chained_order, draw_order
+from swarm.testing import CHUNK, VirtualSwarm, made_of, virtual_manifest, virtual_slice
+from swarm.virtual_chains import MOST
+from verify.chains import Direction
 from verify.standing import Ban
 from verify.statement import sign
+from verify.wiring import wire_chains
 
 
 def attacked_manifest(rounds: int, mode: str = "secure", **verification: float) -> Manifest:
@@ -71,12 +74,17 @@ class AttackedSwarm(VirtualSwarm):
             members=lambda: self.machine(me).history.members,
             order_of=lambda peer: self.order_of(me, peer),
             friends=friends,
+            codec=self.manifest.model.boundary,
         )
 
     def order_of(self, me: PeerID, peer: PeerID) -> Order:
-        """What was drawn for `peer`, as `me` knows it."""
+        """What was drawn for `peer`, as `me` knows it; of several shards, the slices of some chain."""
         machine = self.machine(me)
         view = DataView(machine.data.count, machine.data.root)
+        if machine.history.shards:
+            at = machine.history.members.index(peer) % len(wire_chains(machine.history, machine.attempt))
+            counted = [(at, self.manifest.work.slices)]
+            return chained_order(machine.history, machine.attempt, peer, view, self.manifest.work, counted)
         return draw_order(machine.history, machine.attempt, peer, view, self.manifest.work)
 
     def bans(self) -> Mapping[PeerID, Ban]:
@@ -103,8 +111,40 @@ class AttackedSwarm(VirtualSwarm):
         for index in range(slices):
             one = self.compute(me, computed, index, attack)
             encoded.append(one if attack is None else attack.slice(one, index))
-        work = self.work_of(order, encoded)
-        return work if attack is None else replace(work, update=attack.sent(work.update, work.weight))
+        return self._sent(self.work_of(order, encoded), attack)
+
+    def _sent(self, work: Work, attack: Attack | None) -> Work:
+        bent = attack is not None and work.weight
+        return replace(work, update=attack.sent(work.update, work.weight)) if attack and bent else work
+
+    def chain_text(self, me: PeerID, sequences: tuple[int, ...]) -> tuple[int, ...]:
+        """What a chain member takes for a slice's sequences: in the hands of some, others."""
+        attack = self.attackers.get(me)
+        if attack is None or not sequences:
+            return sequences
+        if type(attack).text is not Attack.text:
+            return tuple(index + 1 for index in sequences)
+        drawn = replace(self.order_of(me, me), slices=(sequences,))
+        return attack.order(drawn).slices[0]
+
+    def chain_tensor(self, me: PeerID, way: Direction, made: np.ndarray) -> np.ndarray:
+        """What a chain member sends."""
+        attack = self.attackers.get(me)
+        return made if attack is None else attack.tensor(way, made)
+
+    def train_chained(self, me: PeerID, order: Order, slices: list[np.ndarray]) -> Work:
+        """What a chain member commits to, and sends."""
+        attack = self.attackers.get(me)
+        if attack is not None:
+            slices = [attack.slice(one, index) for index, one in enumerate(slices)]
+        return self._sent(super().train_chained(me, order, slices), attack)
+
+    def again(self, me: PeerID, asked: Recompute) -> Again:
+        """What a checker gets, who may be too lazy to look."""
+        attack = self.attackers.get(me)
+        if attack is not None and attack.lazy:
+            return Again(np.zeros(self.size, self.manifest.ring.dtype))
+        return super().again(me, asked)
 
     def recompute(self, me: PeerID, order: Order, index: int) -> np.ndarray | None:
         """What a checker gets, who may be too lazy to look."""

@@ -5,6 +5,7 @@ in which a round comes by them:
 
     order    what is computed, in place of what was drawn
     text     what it is computed on
+    tensor   what goes to a neighbour in a chain, before it is encoded
     slice    a slice's integers, before they are committed to
     sent     the update, after that and before it is masked
     total    the sum of a part that it owns, before it signs it
@@ -37,9 +38,12 @@ from secagg.ring import BLOCK, KAPPA
 from secagg.session import Session
 from swarm.openings import EvidenceAsked
 from swarm.order import Order
+from swarm.shards.boundary import encode
+from verify.chains import BoundaryList, Codec, Direction, tensor_hash
 from verify.check import ACCUSE, ChunksAsked, Computed, SequencesAsked
 from verify.commitment import ChunkOpening
 from verify.evidence import PortableEvidence
+from verify.opened import BoundaryAsked, BoundaryOpening, TensorPiece, gather, pieces_of
 from verify.record import Vote
 from verify.sketch import WIDTH
 from verify.standing import Judgement, Verdict
@@ -65,7 +69,7 @@ class World:
     `bound`: root mean square that the sanity tests allow a slice's block; infinite where there are none.
     `vocabulary`: token ids.
     `sign` signs as `me`; `members`: the roster of the moment; `order_of`: what was drawn for a member;
-    `friends`: other attackers, whom it finds clean whatever they do.
+    `friends`: other attackers, whom it finds clean whatever they do. `codec`: of tensors between shards.
     """
 
     me: PeerID
@@ -80,6 +84,7 @@ class World:
     members: Callable[[], Sequence[PeerID]]
     order_of: Callable[[PeerID], Order]
     friends: frozenset[PeerID] = frozenset()
+    codec: Codec = "fp16"
 
     def fit(self, values: np.ndarray, slices: int = 1) -> np.ndarray:
         """Numbers [size], in steps, as the integers of so many slices that pass the sanity tests."""
@@ -114,6 +119,10 @@ class Attack:
     def text(self, chosen: np.ndarray) -> np.ndarray:
         """A slice's token ids, int32 [sequences, length]."""
         return chosen
+
+    def tensor(self, way: Direction, made: np.ndarray) -> np.ndarray:
+        """What is sent to a neighbour in a chain, float32 [rows, length, width]."""
+        return made
 
     def slice(self, encoded: np.ndarray, index: int) -> np.ndarray:
         """A slice's integers [size], which are committed to."""
@@ -417,6 +426,85 @@ class FalseAccusation(Attack):
         return raws if made is None else [made]
 
 
+# -- in a chain --------------------------------------------------------------------------------------------
+
+
+class WrongActivations(Attack):
+    """Hidden states with the other sign, to the shard after: others' gradients are of nothing."""
+
+    way: ClassVar[Direction] = "forward"
+
+    def tensor(self, way: Direction, made: np.ndarray) -> np.ndarray:
+        return -made if way == self.way else made
+
+
+class WrongGradients(WrongActivations):
+    """The same with gradients, to the shard before."""
+
+    way = "backward"
+
+
+class BlameNeighbour(SignFlip):
+    """Flips the sign, and shows other tensors than came: as if the neighbour had sent those."""
+
+    def answer(self, asked: bytes, raws: list[bytes] | None) -> list[bytes] | None:
+        if domain_of(asked) != BoundaryAsked.DOMAIN or raws is None:
+            return raws
+        pieces = [TensorPiece.parse(raw) for raw in raws[1:]]
+        forged = [one if one.sent else one.model_copy(update={"data": one.data[::-1]}) for one in pieces]
+        return [raws[0], *(one.encode() for one in forged)]
+
+
+class TwoLists(WrongActivations):
+    """Sends wrong tensors both ways, and shows its checker others, which it signs for as well."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._true: dict[bytes, bytes] = {}
+
+    def tensor(self, way: Direction, made: np.ndarray) -> np.ndarray:
+        codec = self.world.codec
+        self._true[tensor_hash(encode(-made, codec))] = encode(made, codec)
+        return -made
+
+    def answer(self, asked: bytes, raws: list[bytes] | None) -> list[bytes] | None:
+        if domain_of(asked) != BoundaryAsked.DOMAIN or raws is None:
+            return raws
+        opening = open_signed(raws[0], BoundaryOpening).message
+        lists = [open_signed(raw, BoundaryList).message for raw in opening.sent]
+        shown = [
+            one.model_copy(update={"hashes": tuple(tensor_hash(self._true[name]) for name in one.hashes)})
+            for one in lists
+        ]
+        sent = tuple(self.world.sign(one) for one in shown)
+        tensors = gather(raws[1:])
+        tensors |= {key: self._true[tensor_hash(raw)] for key, raw in tensors.items() if key[0]}
+        said = self.world.sign(opening.model_copy(update={"sent": sent}))
+        return [said, *pieces_of(tensors, tensors)]
+
+
+class Unclaimed(Attack):
+    """Computes one slice, and claims all: what it sends for the others is of that one."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._sent: dict[Direction, np.ndarray] = {}
+
+    def tensor(self, way: Direction, made: np.ndarray) -> np.ndarray:
+        return self._sent.setdefault(way, made)
+
+    def slice(self, encoded: np.ndarray, index: int) -> np.ndarray:
+        return encoded if index == 0 else np.zeros_like(encoded)
+
+
+CHAIN_ATTACKS: dict[str, type[Attack]] = {
+    "wrong_activations": WrongActivations,
+    "wrong_gradients": WrongGradients,
+    "blame_neighbour": BlameNeighbour,
+    "two_lists": TwoLists,
+    "unclaimed": Unclaimed,
+}
+"""Attacks of a chain member, in a run of several shards."""
 ATTACKS: dict[str, type[Attack]] = {
     "sign_flip": SignFlip,
     "scale": Scale,
@@ -466,6 +554,7 @@ def bent_sum(attack: Attack, session: Session, job: Job) -> Job:
 
 def attack_named(name: str) -> type[Attack]:
     """The attack of this name. Raises UnknownAttack."""
-    if name not in ATTACKS:
-        raise UnknownAttack(f"no attack is called {name!r}; name one of {', '.join(ATTACKS)}")
-    return ATTACKS[name]
+    known = ATTACKS | CHAIN_ATTACKS
+    if name not in known:
+        raise UnknownAttack(f"no attack is called {name!r}; name one of {', '.join(known)}")
+    return known[name]

@@ -8,7 +8,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from proto.canonical import Message, PeerID
@@ -21,7 +22,8 @@ from swarm.shards.compute import ShardCompute
 from swarm.shards.crew import Crew, CrewEffect, Done, Run, Speak, Task, Tick
 from swarm.shards.frames import decode, encode
 from swarm.store import Store
-from verify.chains import Place
+from verify.chains import EVALUATED, BoundaryList, Counted, Place
+from verify.opened import Passed
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +102,8 @@ class ChainRunner:
             if computing.done():
                 computing.result()
             done = self._done.result()
-            return await self._compute.finish(done.counted, done.certificates)
+            work = await self._compute.finish(done.counted, done.certificates)
+            return replace(work, own=replace(work.own, passed=_passed(crew, done.counted)))
         finally:
             computing.cancel()
 
@@ -117,11 +120,20 @@ class ChainRunner:
             math.ceil(effect.seconds / self.tick),
             max(2, math.ceil(grace / self.tick)),
         )
-        led = self._store.led(effect.slot)
-        crew = Crew(self._me, task, self._sign, self._compute.check_tensor, led)
+        led, compute = self._store.led(effect.slot), self._compute
+        crew = Crew(self._me, task, self._sign_once, compute.check_tensor, led, compute.alike)
         for chain in crew.leading:
             self._store.save_led(effect.slot, chain)
         return crew
+
+    def _sign_once(self, message: Message) -> bytes:
+        """Sign; nothing of a list that this peer, before it was started anew, gave other hashes."""
+        if isinstance(message, BoundaryList):
+            name = f"{message.chain} {message.direction} {message.microbatches[0]}"
+            if not self._store.save_listed((message.round, message.attempt), name, message.digest()):
+                log.warning("chain %d: computed again, its tensors have other bits", message.chain)
+                return b""
+        return self._sign(message)
 
     async def _compute_all(self, crew: Crew) -> None:
         while True:
@@ -212,3 +224,9 @@ class ChainRunner:
                 self._lost.add(to)
                 if self._crew is not None:
                     self._do(self._crew.lost(to))
+
+
+def _passed(crew: Crew, counted: Sequence[Counted]) -> Callable[[int], Passed]:
+    """What came and went with each slice that counts, in the order's order; nothing else is kept."""
+    places = [(one.chain, index) for one in counted for index in range(one.slices - EVALUATED)]
+    return [crew.passed(*place) for place in places].__getitem__

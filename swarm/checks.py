@@ -8,7 +8,7 @@ The promise: a checker's verdict is its own finding, and an accusation is told o
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,12 +21,14 @@ from swarm.effects import Ask, Effect, OwnWork, Recompute
 from swarm.judging import Judge, said_at
 from swarm.manifest import Manifest
 from swarm.openings import Drawn, Openings, ShownAsked, ShownRounds, looking
-from swarm.order import DataView, Order
+from swarm.order import DataView, Order, post_of
 from swarm.trials import Trials
 from verify import check as checking
+from verify.chains import two_lists
 from verify.check import Check, Computed
 from verify.evidence import Rules as EvidenceRules
 from verify.lottery import Draw, draw_checks, draw_sums, looked_at_twice, session_beacon
+from verify.opened import Apart, ListAsked, Opened, gather, read_opening
 from verify.record import History, Record
 from verify.standing import Ban, Judgement, Verdict
 from verify.statement import domain_of, open_signed
@@ -66,6 +68,16 @@ class SumCheck:
     shown: dict[PeerID, tuple[bytes, Shown]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Comparing:
+    """A list that a checked peer opened, and the neighbour that is asked for its copy, the `tries`th time."""
+
+    opened: bytes
+    neighbour: PeerID
+    asked: ListAsked
+    tries: int = 1
+
+
 class Checks:
     """One peer's part in checks. `sign` signs as `me`; `evidence` is what sessions and agreements add to.
 
@@ -92,6 +104,7 @@ class Checks:
         self._drawn: dict[bytes, Drawn] = {}
         self._running: dict[int, Running] = {}
         self._summing: dict[int, tuple[SumCheck, PeerID, int]] = {}
+        self._comparing: dict[int, Comparing] = {}
         self._heard: set[tuple[bytes, PeerID]] = set()  # verdicts of drawn checkers, by session and checked
         self._looked: set[tuple[bytes, PeerID]] = set()  # what this peer has begun to look at
         self._judge = Judge(me, manifest, shared, sign, rules, self._keys)
@@ -120,14 +133,16 @@ class Checks:
         """
         verification = self._manifest.verification
         beacon = session_beacon(transcript.session, transcript.agreed.digest(), transcript.beacon)
-        if record is not None and record.session == transcript.session:
-            beacon = record.beacon
+        cell = None if record is None else record.cell_of(transcript.session)
+        if cell is not None:
+            beacon = cell.beacon
         weights = {peer: transcript.adverts[peer][1].weight for peer in transcript.survivors}
         fraction, rate = verification.chunk_fraction, verification.rate
         checks = draw_checks(beacon, weights, transcript.chunks, rate, fraction)
         effects: list[Effect] = []
         for before in list(self._drawn.values())[-1:]:
-            effects += self._draw_late(before, beacon, history)
+            if before.history.shard_of(self._me) == history.shard_of(self._me):
+                effects += self._draw_late(before, beacon, history)
         now = self._drawn[transcript.session] = Drawn(transcript, history, attempt, work, checks)
         while len(self._drawn) > KEPT:
             effects += self._close(next(iter(self._drawn)), history)
@@ -172,8 +187,13 @@ class Checks:
     def moved(self, history: History) -> list[Effect]:
         """A record is final. Its beacon draws the sums of the last session, whoever was in its own."""
         last = history.last
-        if last is not None and last.session not in self._drawn and self._drawn:
-            self._draw_sums(next(reversed(self._drawn.values())), last.beacon)
+        if (
+            last is not None
+            and self._drawn
+            and not any(cell.session in self._drawn for cell in last.sessions)
+        ):
+            before = next(reversed(self._drawn.values()))
+            self._draw_sums(before, last.sessions[before.history.shard_of(self._me)].beacon)
         return [*self._judge.moved(history), *self._two_results(history)]
 
     def _two_results(self, history: History) -> list[Effect]:
@@ -226,19 +246,23 @@ class Checks:
             return self._from_check(key, self._running[key].check.answered(raws), history)
         if key in self._summing:
             return self._on_shown(*self._summing.pop(key), raws, history)
+        if key in self._comparing:
+            return self._on_list(self._comparing.pop(key), raws, history)
         return self._judge.answered(key, raws, history) or []
 
     def recomputed(
-        self, key: int, encoded: np.ndarray | None, text_held: bool, history: History
+        self, key: int, encoded: np.ndarray | None, text_held: bool, apart: Apart, history: History
     ) -> list[Effect]:
-        """The answer to a `Recompute`: integers [size], or None; `text_held`: it was the drawn text."""
+        """The answer to a `Recompute`: integers [size], or None; `text_held`: it was the drawn text; `apart`:
+        how far what a chain member sent is from what it had to send."""
         if key in self._running:
-            return self._from_check(key, self._running[key].check.computed(encoded, text_held), history)
+            found = self._running[key].check.computed(encoded, text_held, apart)
+            return self._from_check(key, found, history)
         tried = self._trials.recomputed(key, encoded)
         if tried is not None:
             name, one, outcome, mine = tried
             return self._verdict(name, one.peer, one.index, outcome, mine, history)
-        return self._judge.recomputed(key, encoded, history) or []
+        return self._judge.recomputed(key, encoded, apart, history) or []
 
     # -- checks ---------------------------------------------------------------------------------------
 
@@ -249,7 +273,8 @@ class Checks:
         self._looked.add(name)
         order = self._order_of(drawn, draw.checked)
         own = self._manifest.data.mode == "own"
-        check = Check(draw, drawn.transcript, order.digest(), own, self._rules, self._sign)
+        chained = bool(drawn.history.shards)
+        check = Check(draw, drawn.transcript, order.digest(), own, self._rules, self._sign, chained)
         key = next(self._keys)
         self._running[key] = Running(drawn, check, history.round)
         return self._from_check(key, check.start(), history)
@@ -262,16 +287,44 @@ class Checks:
                     self._running[key].asked = history.round
                     given.append(Ask(key, to, raw))
                 case checking.Compute(text):
-                    given.append(self._recompute(key, text))
+                    given += self._recompute(key, text, history)
                 case checking.Found():
                     given += self._found(key, effect, history)
         return given
 
-    def _recompute(self, key: int, text: tuple[bytes, ...] | None) -> Effect:
-        drawn, draw = self._running[key].drawn, self._running[key].check.draw
+    def _recompute(self, key: int, text: tuple[bytes, ...] | None, history: History) -> list[Effect]:
+        drawn, check = self._running[key].drawn, self._running[key].check
+        draw, order = check.draw, self._order_of(drawn, check.draw.checked)
         advert = drawn.transcript.adverts[draw.checked][1]
         view = DataView(advert.data_count, advert.data_root)
-        return Recompute(key, self._order_of(drawn, draw.checked), draw.what, text, view)
+        if not order.chained:
+            return [Recompute(key, order, draw.what, text, view)]
+        post = post_of(drawn.history, order, draw.what, draw.checked, self._manifest.model.boundary)
+        try:
+            opened = read_opening(text[0] if text else b"", drawn.transcript.session, post)
+            tensors = gather((text or ())[1:])
+            opened.check(tensors)
+            if set(tensors) != {*opened.keys(sent=False), *opened.keys(sent=True)}:
+                raise MessageRefused("boundary-opening: not with all tensors of the slice")
+        except MessageRefused:
+            return self._from_check(key, check.computed(None, text_held=False), history)
+        compared = [self._compare(one) for one in _copies(opened)]
+        return [*compared, Recompute(key, order, draw.what, None, view, tensors)]
+
+    def _compare(self, one: Comparing) -> Effect:
+        key = next(self._keys)
+        self._comparing[key] = one
+        return Ask(key, one.neighbour, self._sign(one.asked))
+
+    def _on_list(self, one: Comparing, raws: Sequence[bytes] | None, history: History) -> list[Effect]:
+        """A neighbour has another list than the checked peer opens: that one signed both."""
+        if not raws:
+            return [self._compare(replace(one, tries=one.tries + 1))] if one.tries < checking.TRIES else []
+        try:
+            lie = two_lists(one.opened, raws[0])
+        except MessageRefused:
+            return []
+        return [] if lie is None else self._judge.accuse(lie, history) or []
 
     def _found(self, key: int, found: checking.Found, history: History) -> list[Effect]:
         running, outcome, told = self._running.pop(key), found.outcome, list[Effect]()
@@ -368,3 +421,21 @@ class Checks:
             raise MessageRefused(f"shown: {sender} shows a header of another")
         kept.check_shown(sender, signed.message, header.message)
         return raws[0], signed.message
+
+
+def _copies(opened: Opened) -> list[Comparing]:
+    """The lists of what was sent, and whom they went to: who answers in the other direction."""
+    place, found = opened.post.place, list[Comparing]()
+    for way, raw in zip(opened.post.ways(sent=True), opened.opening.sent, strict=True):
+        to = opened.signers["backward" if way == "forward" else "forward"]
+        asked = ListAsked(
+            run=place.run,
+            round=place.round,
+            attempt=place.attempt,
+            chain=place.chain,
+            author=opened.post.peer,
+            direction=way,
+            slice=opened.post.slice,
+        )
+        found.append(Comparing(raw, to, asked))
+    return found

@@ -6,6 +6,7 @@ the sum alone; the window's end decides only how many slices there are.
 """
 
 import asyncio
+import logging
 import os
 import tempfile
 import threading
@@ -18,21 +19,24 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from proto.errors import SwarmError
-from secagg.ring import BLOCK, CHUNK, check_sum
+from proto.errors import MessageRefused, SwarmError
+from secagg.ring import BLOCK, CHUNK, NonFinite, check_sum
 from swarm.data import Dataset, read_openings
-from swarm.effects import OwnWork, Work
+from swarm.effects import Again, OwnWork, Recompute, Work
 from swarm.layout import Layout
 from swarm.manifest import Manifest
 from swarm.model import build_model
 from swarm.order import DataView, Order, trial_text
 from swarm.outer import outer_step
-from swarm.snapshot import DiskFull, Snapshot, path_of, read
+from swarm.shards.stage import OutOfMemory
+from swarm.snapshot import DiskFull, Snapshot, SnapshotCorrupt, path_of, read
 from swarm.work import Trainer
 from verify.commitment import Committed, chunk_digests
 from verify.probation import sketch_seed
 from verify.record import MICRO
 from verify.sketch import sketch
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 MOST_LOSS = 1_000.0
@@ -134,6 +138,24 @@ class Compute:
         Raises SnapshotCorrupt where the snapshot is gone, OpeningRefused for other text than was drawn.
         """
         return await self.run(lambda: self._recompute(order, index, text, data), "checks")
+
+    async def again(self, asked: Recompute) -> Again:
+        """What a check, or a judge, wants computed again.
+
+        Raises SnapshotCorrupt, NonFinite, MessageRefused.
+        """
+        return Again(await self.recompute(asked.order, asked.slice, asked.text, asked.data))
+
+    async def try_again(self, asked: Recompute) -> tuple[Again, bool]:
+        """The same, nothing where it cannot be had; and whether what was opened is what was drawn."""
+        try:
+            return await self.again(asked), True
+        except (SnapshotCorrupt, NonFinite, OutOfMemory) as error:
+            log.warning("computing a slice again: %s", error)
+            return Again(None), True
+        except MessageRefused as refusal:
+            log.warning("computing a slice again: %s", refusal)
+            return Again(None), False
 
     async def trial(self, order: Order) -> tuple[tuple[int, ...], ...]:
         """The sketches of a trial, one for each slice of its order. Raises SnapshotCorrupt, NonFinite."""

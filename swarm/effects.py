@@ -5,7 +5,7 @@ Also the words they share: the slot an attempt has, the phase a peer is in, and 
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from proto.canonical import PeerID
 from secagg.interface import Job, SendPart, SendSum, Tell
 from swarm.order import DataView, Order
 from verify.commitment import Committed
+from verify.opened import Apart, Passed, Tensors
 from verify.record import Record
 from verify.standing import Ban
 from verify.wiring import Wired
@@ -39,6 +40,8 @@ class OwnWork:
 
     committed: Committed
     encoded: Callable[[int], np.ndarray]
+    passed: Callable[[int], Passed] | None = None
+    """Of a chain member: what came and went with a slice."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ class Recompute:
     """Compute one slice of another's order again, at the order's snapshot; answer with `recomputed`.
 
     `text`: encoded openings of the slice's sequences, which `data` commits to; None: the shared set, or a
-    trial's own.
+    trial's own. `tensors`: of a chain's slice, what came and what went, for all of its microbatches or one.
     """
 
     key: int
@@ -179,6 +182,18 @@ class Recompute:
     slice: int
     text: tuple[bytes, ...] | None
     data: DataView
+    tensors: Tensors | None = None
+
+
+@dataclass(frozen=True)
+class Again:
+    """What computing again gave: a slice's integers [size], None where only one microbatch was computed.
+
+    `apart`: how far what was sent is from it.
+    """
+
+    encoded: np.ndarray | None
+    apart: Apart = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,25 @@ from secagg.messages import Advert, Evidence
 from swarm.effects import Ask, Effect, Recompute, SaveEvidence
 from swarm.manifest import Manifest
 from swarm.openings import EvidenceAsked
-from swarm.order import DataView, Order, draw_order
+from swarm.order import DataView, Order, chained_order, draw_order, post_of
+from verify.chains import counted_of
 from verify.check import convicts
 from verify.evidence import EvidenceRefused, PortableEvidence, Rules, examine, portable
 from verify.lottery import in_turn
+from verify.opened import SENT_TOLERANCE, Apart, Tensors, gather, read_opening
 from verify.record import History, colluders
-from verify.standing import MOST_OPEN, Charge, Judgement
+from verify.standing import COMPUTED_AGAIN, MOST_OPEN, Charge, Judgement
 from verify.statement import open_signed
-from verify.work_evidence import UpdateCase, farthest, read_order, read_update
+from verify.wiring import wire_chains
+from verify.work_evidence import BoundaryCase, UpdateCase, farthest, read_boundary, read_order, read_update
 
 ROUNDS = 4
 """Rounds of which the orders can still be told."""
 REMEMBERED = 4_096
 """Names of evidence that was judged."""
+
+Work = UpdateCase | BoundaryCase
+"""What is to be computed again."""
 
 
 class Judge:
@@ -52,8 +58,8 @@ class Judge:
         self._own: set[tuple[str, PeerID]] = set()
         self._wanted: dict[PeerID, deque[Charge]] = {}  # what a member brought; the first is being fetched
         self._fetching: dict[int, tuple[PeerID, Charge]] = {}
-        self._waiting: deque[tuple[PortableEvidence, UpdateCase]] = deque()
-        self._computing: tuple[int, PortableEvidence, UpdateCase] | None = None
+        self._waiting: deque[tuple[PortableEvidence, Work]] = deque()
+        self._computing: tuple[int, PortableEvidence, Work] | None = None
 
     def moved(self, history: History) -> list[Effect]:
         """A record is final; what the rounds before rested on is kept for a while.
@@ -83,8 +89,8 @@ class Judge:
         """Tell all of evidence of one's own; None, and nothing is told, if it would not hold for others."""
         try:
             case = portable(history.run, found)
-            if case.kind == "update":
-                read_update(case, self._rules)  # the caller has computed it
+            if case.kind in COMPUTED_AGAIN:
+                self._read(case)  # the caller has computed it
             elif not self._examined(case):
                 return None
         except MessageRefused:
@@ -104,7 +110,7 @@ class Judge:
     ) -> list[Effect]:
         """Ask `signer` for evidence, one after the other, if this peer is to judge it and has not."""
         wanted = self._wanted.setdefault(signer, deque())
-        mine = kind != "update" or self._me in self._jury(name, against, history)
+        mine = kind not in COMPUTED_AGAIN or self._me in self._jury(name, against, history)
         charge = (name, kind, against)
         if name in self._judged:
             return self._deny(charge, history)
@@ -126,9 +132,17 @@ class Judge:
         return self._say_of(charge, False, history)
 
     def _jury(self, name: bytes, against: PeerID, history: History) -> list[PeerID]:
-        """Who computes again where that is what it takes, drawn by the evidence's own name."""
-        others = [peer for peer in history.members if peer != against]
-        return in_turn(tagged_hash("jury", name), others)[: 2 * max(1, colluders(len(history.roster))) + 1]
+        """Who computes again where that is what it takes, drawn by the evidence's own name: of those who hold
+        what the accused holds, or held lately."""
+        late = [*self._histories.values(), history]
+        shards = {one.shard_of(against) for one in late if against in one.roster}
+        others = [
+            peer
+            for peer in history.members
+            if peer != against and (not shards or history.shard_of(peer) in shards)
+        ]
+        may_collude = max(1, colluders(history.peers_of(against)))
+        return in_turn(tagged_hash("jury", name), others)[: 2 * may_collude + 1]
 
     def answered(self, key: int, raws: Sequence[bytes] | None, history: History) -> list[Effect] | None:
         """The answer to a fetch; None if `key` is none of this judge's."""
@@ -148,20 +162,29 @@ class Judge:
         self._wanted[signer].popleft()  # what did not come is asked for again after the next record
         return [*effects, *self._fetch(signer)]
 
-    def recomputed(self, key: int, encoded: np.ndarray | None, history: History) -> list[Effect] | None:
-        """What computing again gave, integers [size]; None as the result if `key` is none of this judge's."""
+    def recomputed(
+        self, key: int, encoded: np.ndarray | None, apart: Apart, history: History
+    ) -> list[Effect] | None:
+        """What computing again gave, integers [size]; None as the result if `key` is none of this judge's.
+        `apart`: how far what was sent is from it."""
         if self._computing is None or self._computing[0] != key:
             return None
         _, case, read = self._computing
         self._computing = None
         holds = None
-        if encoded is not None:
+        if isinstance(read, BoundaryCase):
+            holds = convicts(max(apart.values()), SENT_TOLERANCE) if apart else None
+        elif encoded is not None:
             tolerance = self._manifest.verification.tolerance
             holds = convicts(farthest(read, encoded, self._rules.chunk), tolerance)
-        return [*self._say(case, holds, history), *self._compute_next()]
+        return [*self._say(case, holds, history), *self._compute_next(history)]
 
     def order(self, history: History, attempt: int, peer: PeerID, advert: Advert) -> Order:
-        """What `peer` had to compute in an attempt at the round after `history`."""
+        """What `peer` had to compute in an attempt at the round after `history`. Raises MessageRefused for an
+        advert whose certificates do not hold."""
+        if history.shards:
+            counted = counted_of(advert, peer, wire_chains(history, attempt))
+            return chained_order(history, attempt, peer, self._shared, self._manifest.work, counted)
         own = advert.data_root is not None
         view = DataView(advert.data_count, advert.data_root) if own else self._shared
         return draw_order(history, attempt, peer, view, self._manifest.work)
@@ -185,8 +208,8 @@ class Judge:
         try:
             if case.run != history.run:
                 raise EvidenceRefused("evidence: of another run")
-            if case.kind == "update":
-                return self._judge_update(case, history)
+            if case.kind in COMPUTED_AGAIN:
+                return self._judge_work(case, history)
             return self._say(case, self._examined(case), history)
         except MessageRefused:
             return self._say(case, False, history)
@@ -200,26 +223,43 @@ class Judge:
         examine(case, self._rules)
         return True
 
-    def _judge_update(self, case: PortableEvidence, history: History) -> list[Effect]:
+    def _read(self, case: PortableEvidence) -> Work:
+        return (read_update if case.kind == "update" else read_boundary)(case, self._rules)
+
+    def _judge_work(self, case: PortableEvidence, history: History) -> list[Effect]:
         if self._me not in self._jury(case.digest(), case.against, history):
             return []
-        read = read_update(case, self._rules)
-        if bool(read.text) != (self._manifest.data.mode == "own"):
+        read = self._read(case)
+        if bool(read.boundary) != bool(history.shards):
+            raise EvidenceRefused("update: what a chain member opened, and only that, goes with it")
+        if bool(read.text) != (self._manifest.data.mode == "own" or bool(history.shards)):
             raise EvidenceRefused("update: the text that was drawn, and no other, goes with it")
         self._remember(case)
         self._waiting.append((case, read))
-        return self._compute_next()
+        return self._compute_next(history)
 
-    def _compute_next(self) -> list[Effect]:
+    def _compute_next(self, history: History) -> list[Effect]:
         while self._waiting and self._computing is None:
             case, read = self._waiting.popleft()
-            order = self._order_at(read.advert, case.against)
-            if order is not None:  # else it is too old to be told here
-                key, text = next(self._keys), read.text or None
-                self._computing = (key, case, read)
-                view = DataView(read.advert.data_count, read.advert.data_root)
-                return [Recompute(key, order, read.opening.slice, text, view)]
+            try:
+                effect = self._recompute(case, read, history)
+            except MessageRefused:
+                return [*self._say(case, False, history), *self._compute_next(history)]
+            if effect is not None:  # else it is too old to be told here, or of another shard
+                self._computing = (effect.key, case, read)
+                return [effect]
         return []
+
+    def _recompute(self, case: PortableEvidence, read: Work, history: History) -> Recompute | None:
+        order = self._order_at(read.advert, case.against)
+        if order is None or order.shard != history.shard_of(self._me):
+            return None
+        view = DataView(read.advert.data_count, read.advert.data_root)
+        if not read.boundary:
+            return Recompute(next(self._keys), order, read.slice, read.text or None, view)
+        then = self._histories[read.advert.round]
+        tensors = _tensors_of(case, read, order, then, self._manifest)
+        return Recompute(next(self._keys), order, read.slice, None, view, tensors)
 
     def history_at(self, round_: int) -> History | None:
         """The history at record `round_`, if that is a late one."""
@@ -228,7 +268,9 @@ class Judge:
     def _order_at(self, advert: Advert, peer: PeerID) -> Order | None:
         """What `peer` had to compute in the attempt of its advert; None where that is not known here."""
         history = self._histories.get(advert.round)
-        if history is None or advert.snapshot != history.snapshot or peer not in history.roster:
+        if history is None or peer not in history.roster:
+            return None
+        if (advert.shard, advert.snapshot) != (shard := history.shard_of(peer), history.snapshot_of(shard)):
             return None
         return self.order(history, advert.attempt, peer, advert)
 
@@ -261,6 +303,26 @@ class Judge:
         self._judged[case.digest()] = (case.kind, case.against)
         while len(self._judged) > REMEMBERED:
             self._judged.pop(next(iter(self._judged)))
+
+
+def _tensors_of(
+    case: PortableEvidence, read: Work, order: Order, history: History, manifest: Manifest
+) -> Tensors:
+    """The tensors in a piece of evidence, if they are those that were signed. Raises MessageRefused."""
+    if not read.slice < len(order.slices):
+        raise EvidenceRefused(f"{case.kind}: slice {read.slice} of {len(order.slices)}")
+    post = post_of(history, order, read.slice, case.against, manifest.model.boundary)
+    opened = read_opening(read.boundary, read.session, post)
+    tensors = gather(read.text)
+    opened.check(tensors)
+    came, went = opened.keys(sent=False), [key for key in tensors if key[0]]
+    if isinstance(read, BoundaryCase):
+        came = [key for key in came if went and key[2] == went[0][2]]
+    if opened.opening.slice != read.slice or set(came) != {key for key in tensors if not key[0]}:
+        raise EvidenceRefused(f"{case.kind}: not the tensors that it takes to compute slice {read.slice}")
+    if len(went) != isinstance(read, BoundaryCase):
+        raise EvidenceRefused(f"{case.kind}: {len(went)} tensors that were sent")
+    return tensors
 
 
 def said_at(history: History, me: PeerID) -> int:

@@ -83,8 +83,13 @@ def _check(
         raise MessageRefused("advert: for another run, attempt, shard or snapshot")
     if history.shards:
         most = len(wired) * manifest.work.slices
-        if advert.weight != sum(done for _, done in counted_of(advert, peer, wired)):
+        counted = counted_of(advert, peer, wired)
+        if advert.weight != sum(done for _, done in counted):
             raise MessageRefused(f"advert: weight {advert.weight}, which its certificates do not give")
+        if any(done > manifest.work.slices for _, done in counted):
+            raise MessageRefused(
+                f"advert: a certificate of more slices than the {manifest.work.slices} of a chain"
+            )
     elif not advert.weight or advert.chains:
         raise MessageRefused("advert: no slice, or chains in a run of one shard")
     else:

@@ -20,8 +20,10 @@ from secagg.transcript import Transcript
 from swarm.effects import OwnWork
 from swarm.manifest import Manifest
 from swarm.order import Order
+from verify.chains import BoundaryList
 from verify.check import ChunksAsked, Computed, SequencesAsked
 from verify.lottery import ALTERNATES, Draw, chunks_to_open
+from verify.opened import BoundaryAsked, ListAsked, pieces_of
 from verify.record import History, colluders
 from verify.statement import domain_of, open_signed
 
@@ -129,6 +131,8 @@ class Openings:
             Computed.DOMAIN: self._work,
             ChunksAsked.DOMAIN: self._chunks,
             ShownAsked.DOMAIN: self._shown,
+            BoundaryAsked.DOMAIN: self._boundary,
+            ListAsked.DOMAIN: self._list,
         }
         if domain not in kinds:
             raise MessageRefused(f"{domain}: not a question that peers ask each other")
@@ -167,6 +171,32 @@ class Openings:
             for index in range(kept.adverts[self.me][1].weight):
                 answer.append(self._chunk(drawn, work, index, chunk))
         return answer
+
+    def _boundary(self, sender: PeerID, raw: bytes) -> list[bytes]:
+        asked = self._asked(sender, raw, BoundaryAsked)
+        _, draw, work = self._for(sender, asked.session)
+        if work.passed is None:
+            raise MessageRefused("boundary-asked: this run has one shard")
+        passed = work.passed(draw.what)
+        opening = self.sign(passed.opening(asked.session, draw.what))
+        return [opening, *pieces_of(passed.tensors, passed.tensors)]
+
+    def _list(self, sender: PeerID, raw: bytes) -> list[bytes]:
+        """A neighbour's list, which shows hashes only: any member may see it."""
+        asked = self._asked(sender, raw, ListAsked)
+        for drawn in self.sessions.values():
+            slot = (drawn.history.run, drawn.history.round + 1, drawn.attempt)
+            if slot != (asked.run, asked.round, asked.attempt) or drawn.work is None:
+                continue
+            chained = self.order_of(drawn, self.me).chained
+            if (asked.chain, asked.slice) in chained and drawn.work.passed is not None:
+                passed = drawn.work.passed(chained.index((asked.chain, asked.slice)))
+                signed = [open_signed(one, BoundaryList) for one in passed.received]
+                named = (asked.author, asked.direction)
+                found = [one.raw for one in signed if (one.signer, one.message.direction) == named]
+                if found:
+                    return found
+        raise MessageRefused(f"{ListAsked.DOMAIN}: no list of {asked.author} over that slice is kept here")
 
     def _chunks(self, sender: PeerID, raw: bytes) -> list[bytes]:
         asked = self._asked(sender, raw, ChunksAsked)

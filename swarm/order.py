@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from proto.canonical import PeerID, tagged_hash
+from proto.errors import MessageRefused
 from swarm.manifest import Work
+from verify.chains import Codec, Place
 from verify.commitment import MAX_SLICES
 from verify.lottery import attempt_seed, draw, own_draw, shared_draw
+from verify.opened import Post
 from verify.record import History
 from verify.wiring import wire_chains
 
@@ -89,8 +92,13 @@ def chained_order(
     work: Work,
     counted: Sequence[tuple[int, int]],
 ) -> Order:
-    """A chain member's order: the slices that count for it. `counted`: (chain, how many), rising."""
+    """A chain member's order: the slices that count for it. `counted`: (chain, how many), rising.
+
+    Raises MessageRefused for more than a chain has.
+    """
     shard, chains = history.shard_of(peer), len(wire_chains(history, attempt))
+    if any(done > work.slices for _, done in counted):
+        raise MessageRefused(f"certificate: more slices than the {work.slices} of a chain")
     slices = chain_slices(history, attempt, chains, data, work)
     places = [(chain, index) for chain, done in counted for index in range(done)]
     return Order(
@@ -103,6 +111,14 @@ def chained_order(
         chain_rounding(history, attempt, peer),
         chained=tuple(places),
     )
+
+
+def post_of(history: History, order: Order, index: int, peer: PeerID, codec: Codec) -> Post:
+    """Where `peer` made slice `index` of its order, at the round after `history`."""
+    chain, slice_ = order.chained[index]
+    wired = wire_chains(history, order.attempt)
+    place = Place(order.run, order.round, order.attempt, chain)
+    return Post(peer, place, order.shard, slice_, wired[chain].replicas, codec)
 
 
 def chain_rounding(history: History, attempt: int, peer: PeerID) -> bytes:

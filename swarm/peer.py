@@ -20,7 +20,6 @@ import numpy as np
 from proto.canonical import PeerID
 from proto.errors import MessageRefused, SwarmError
 from secagg.interface import Job, NotYet, SendPart, SendSum, Tell
-from secagg.ring import NonFinite
 from swarm.checks import PeerBanned
 from swarm.compute import Abandoned, Compute, SumRefused
 from swarm.data import commit, load_dataset
@@ -70,7 +69,7 @@ from swarm.outer import self_test
 from swarm.phases import PhaseClock, phase_of
 from swarm.round import Participant
 from swarm.settings import Settings
-from swarm.snapshot import SnapshotCorrupt, path_of
+from swarm.snapshot import path_of
 from swarm.status import status_of
 from swarm.store import Store
 from verify.identity import Identity
@@ -433,12 +432,8 @@ class Peer:
             log.warning("%s", refusal)
 
     async def _recompute(self, effect: Recompute) -> None:
-        encoded, refusal = None, None
-        try:
-            encoded = await self.compute.recompute(effect.order, effect.slice, effect.text, effect.data)
-        except (SnapshotCorrupt, NonFinite, MessageRefused) as error:
-            log.warning("computing a slice again: %s", refusal := error)
-        self._do(self.machine.recomputed(effect.key, encoded, not isinstance(refusal, MessageRefused)))
+        found, held = await self.compute.try_again(effect)
+        self._do(self.machine.recomputed(effect.key, found.encoded, held, found.apart))
 
     async def _apply(self, effect: Apply) -> None:
         try:

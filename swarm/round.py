@@ -62,11 +62,7 @@ from swarm.held import Held
 from swarm.manifest import Manifest
 from swarm.meeting import Adverts, believed, ledger_lies, two_ways
 from swarm.openings import ShownRounds
-from swarm.order import (
-    DataView,
-    Order,
-    trial_order,
-)
+from swarm.order import DataView, Order, trial_order
 from swarm.rules import evidence_rules
 from verify import agreement as voting
 from verify.agreement import Agreement
@@ -74,6 +70,7 @@ from verify.carrying import union_of_statements
 from verify.evidence import Rules as EvidenceRules
 from verify.identity import Identity
 from verify.lottery import attempt_seed, session_beacon
+from verify.opened import Apart
 from verify.record import (
     Decided,
     Goodbye,
@@ -488,9 +485,11 @@ class Participant:
         """The answer to an `Ask`; None: none came."""
         return self.checks.answered(key, raws, self.history)
 
-    def recomputed(self, key: int, encoded: np.ndarray | None, text_held: bool = True) -> list[Effect]:
-        """The answer to a `Recompute`; None: it cannot be computed, or the text is not what was drawn."""
-        return self.checks.recomputed(key, encoded, text_held, self.history)
+    def recomputed(
+        self, key: int, encoded: np.ndarray | None, held: bool = True, apart: Apart | None = None
+    ) -> list[Effect]:
+        """The answer to a `Recompute`; None: it cannot be computed, or what was opened is not `held`."""
+        return self.checks.recomputed(key, encoded, held, apart or {}, self.history)
 
     def _end_session(self, slot: Slot, outcome: bytes, record: Record | None) -> list[Effect]:
         """What the ledger keeps of the attempt that is over, and the checks that its seeds draw."""

@@ -37,6 +37,10 @@ create table if not exists led (
     round integer not null, attempt integer not null, chain integer not null,
     primary key (round, attempt, chain)
 );
+create table if not exists listed (
+    round integer not null, attempt integer not null, name text not null, digest blob not null,
+    primary key (round, attempt, name)
+);
 create table if not exists shown (session blob primary key);
 create table if not exists evidence (name blob primary key, raw blob not null);
 create table if not exists energy (one integer primary key check (one = 1), raw blob not null);
@@ -111,6 +115,7 @@ class Store:
                 ("delete from decided where void and round <= ?", (slot[0],)),
                 ("delete from vote where round <= ?", (slot[0],)),
                 ("delete from led where round <= ?", (slot[0],)),
+                ("delete from listed where round <= ?", (slot[0],)),
             ]
         try:
             with self._db:
@@ -161,6 +166,12 @@ class Store:
         """The chains of an attempt that this peer has begun to lead."""
         rows = self._read("select chain from led where round = ? and attempt = ?", slot)
         return frozenset(chain for (chain,) in rows)
+
+    def save_listed(self, slot: Slot, name: str, digest: bytes) -> bool:
+        """Keep what this peer signs under a name in an attempt; False if it has signed another thing."""
+        self._write("insert or ignore into listed values (?, ?, ?, ?)", (*slot, name, digest))
+        sql = "select digest from listed where round = ? and attempt = ? and name = ?"
+        return self._read(sql, (*slot, name)) == [(digest,)]
 
     def entered(self) -> Slot | None:
         """The last attempt whose update has left the peer."""

@@ -17,6 +17,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from secagg.interface import Job, NotYet, SendPart, SendSum, Tell
 from swarm.effects import (
     Abandon,
     Adopt,
+    Again,
     Apply,
     Ask,
     Banned,
@@ -47,6 +49,7 @@ from swarm.effects import (
     Spent,
     Timer,
     Train,
+    TrainChains,
     Voided,
     Work,
 )
@@ -54,18 +57,18 @@ from swarm.manifest import Manifest, parse_manifest
 from swarm.order import DataView, Order
 from swarm.round import Participant
 from swarm.store import replay
+from swarm.virtual_chains import MOST, VirtualChains, again
+from verify.chains import Direction
 from verify.commitment import Committed, chunk_digests
 from verify.evidence import Rules
 from verify.identity import Identity
 from verify.probation import sketch_seed
-from verify.record import Decided, Genesis, History
+from verify.record import Decided, Genesis, History, whole
 from verify.sketch import sketch
 from verify.statement import sign
 
 CHUNK = 16
 """Elements in a chunk of the virtual swarm's small vectors."""
-MOST = 100
-"""What a slice's element saturates to in virtual work."""
 
 
 def virtual_manifest(
@@ -95,10 +98,12 @@ def virtual_work(order: Order, size: int, slices: int, secret: bytes = bytes(32)
     return made_of(order, [virtual_slice(order, index, size) for index in range(slices)], secret)
 
 
-def made_of(order: Order, encoded: Sequence[np.ndarray], secret: bytes = bytes(32)) -> Work:
-    """Work whose slices are these integers, committed to under `secret`."""
+def made_of(
+    order: Order, encoded: Sequence[np.ndarray], secret: bytes = bytes(32), size: int | None = None
+) -> Work:
+    """Work whose slices are these integers, committed to under `secret`. `size`: where there may be none."""
     committed = Committed(order.digest(), [chunk_digests(one, CHUNK) for one in encoded], secret)
-    update = np.zeros(len(encoded[0]), np.int16)
+    update = np.zeros(size if size is not None else len(encoded[0]), np.int16)
     for one in encoded:
         update += one
     return Work(update, len(encoded), len(encoded) * 128, 10, 10, OwnWork(committed, encoded.__getitem__))
@@ -116,6 +121,8 @@ class Disk:
     entries: list[tuple[str, bytes]] = field(default_factory=list)  # of the ledger
     root: bytes = bytes(32)
     shown: set[bytes] = field(default_factory=set)
+    led: set[tuple[int, int, int]] = field(default_factory=set)  # chains, by round and attempt
+    listed: dict[tuple[Any, ...], bytes] = field(default_factory=dict)  # lists of tensors that it signed
 
     def append(self, kind: str, content: bytes) -> None:
         """One more ledger entry; the root is that of a chain, which is all that a virtual head needs."""
@@ -170,10 +177,13 @@ class VirtualSwarm:
         identities = [Identity.from_seed(bytes([seed % 251, index]) + bytes(30)) for index in range(peers)]
         members = tuple(sorted(identity.peer_id for identity in identities))
         founder = identities[0]
+        self._chains = VirtualChains(self)
+        count = self.manifest.model.shards
+        first = tuple(tagged_hash("virtual-snapshot", bytes([at])) for at in range(count))
         genesis = Genesis(
             manifest=b"virtual",
-            snapshot=tagged_hash("virtual-snapshot"),
-            shards=(),
+            snapshot=whole(first) if count > 1 else first[0],
+            shards=first if count > 1 else (),
             data=bytes(32),
             founder=founder.peer_id,
             members=members,
@@ -189,7 +199,7 @@ class VirtualSwarm:
         self.genesis = sign(founder, genesis)
         self.peers: dict[PeerID, VirtualPeer] = {}
         for identity in identities:
-            peer = VirtualPeer(identity, Disk(snapshots={genesis.snapshot}))
+            peer = VirtualPeer(identity, Disk(snapshots={*first}))
             self.peers[identity.peer_id] = peer
             self.start(identity.peer_id)
 
@@ -202,7 +212,8 @@ class VirtualSwarm:
         for raw in peer.disk.decided:
             history, attempt = replay(history, attempt, raw)
         slot = (history.round + 1, attempt)
-        have = history.snapshot if history.snapshot in peer.disk.snapshots else b""
+        target = history.snapshot_of(history.shard_of(peer_id))
+        have = target if target in peer.disk.snapshots else b""
         peer.life += 1
         peer.machine = Participant(
             peer.identity,
@@ -305,6 +316,8 @@ class VirtualSwarm:
                     me,
                     lambda: machine.trained(slot, done) if work == peer.work else None,
                 )
+            case TrainChains():
+                self._chains.train(me, effect)
             case Meet():
                 self._meet(me, effect, peer.work)
             case Tell(to, raw):
@@ -319,7 +332,7 @@ class VirtualSwarm:
                 chunks = self.insane(total, weight)
                 self._later(0.05, me, lambda: machine.refused_sum(slot, "insane", chunks))
             case Apply(slot, total, _):
-                snapshot = tagged_hash("virtual-snapshot", machine.history.snapshot, total.tobytes())
+                snapshot = tagged_hash("virtual-snapshot", machine.target, total.tobytes())
                 peer.disk.snapshots.add(snapshot)
                 self._later(0.05, me, lambda: machine.applied(slot, snapshot))
             case Timer(timer, seconds):
@@ -342,9 +355,9 @@ class VirtualSwarm:
                 self._fetch(me, snapshot)
             case Ask(key, to, raw):
                 self._ask(me, key, to, raw)
-            case Recompute(key, order, index, _, _):
-                again = self.recompute(me, order, index)
-                self._later(0.5, me, lambda: machine.recomputed(key, again))
+            case Recompute(key, order, index, _, _, tensors):
+                found = Again(self.recompute(me, order, index)) if tensors is None else self.again(me, effect)
+                self._later(0.5, me, lambda: machine.recomputed(key, found.encoded, True, found.apart))
             case SaveEvidence(name, raw):
                 peer.disk.evidence[name] = raw
             case Log(entries):
@@ -372,6 +385,29 @@ class VirtualSwarm:
     def train(self, me: PeerID, order: Order, slices: int) -> Work:
         """What a peer makes of its order; a test puts a liar's work in its place."""
         return virtual_work(order, self.size, slices)
+
+    def chain_text(self, me: PeerID, sequences: tuple[int, ...]) -> tuple[int, ...]:
+        """What a chain member takes for a slice's sequences."""
+        return sequences
+
+    def chain_tensor(self, me: PeerID, way: Direction, made: np.ndarray) -> np.ndarray:
+        """What a chain member sends in place of what it computed, float32 [1, 1, width]."""
+        return made
+
+    def train_chained(self, me: PeerID, order: Order, slices: list[np.ndarray]) -> Work:
+        """What a chain member makes of the slices that count."""
+        return made_of(order, slices, size=self.size)
+
+    def did_chains(self, me: PeerID, slot: Slot, work: Work, began: int) -> None:
+        """A peer's chains are over; `began`: the attempts it had been in before."""
+        machine, peer = self.machine(me), self.peers[me]
+        self._later(self._delay(), me, lambda: machine.trained(slot, work) if began == peer.work else None)
+
+    def again(self, me: PeerID, asked: Recompute) -> Again:
+        """What a checker gets for a slice of a chain, or one microbatch of it."""
+        assert asked.tensors is not None
+        model = self.manifest.model
+        return again(asked.order, asked.slice, asked.tensors, model.shards, model.boundary, self.size)
 
     def recompute(self, me: PeerID, order: Order, index: int) -> np.ndarray | None:
         """What a checker gets for one slice of another's order."""
@@ -508,8 +544,8 @@ class VirtualSwarm:
             if machine.phase is not Phase.WATCH:
                 return ()
             effects = self._served(me, machine.history.round + 1)
-            if machine.phase is Phase.WATCH and machine.snapshot != machine.history.snapshot:
-                self._fetch(me, machine.history.snapshot)
+            if machine.phase is Phase.WATCH and machine.snapshot != machine.target:
+                self._fetch(me, machine.target)
             elif machine.phase is Phase.WATCH and me not in machine.history.roster:
                 order = machine.trial()
                 trial = () if order is None else self.trial(me, order)

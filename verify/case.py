@@ -55,7 +55,7 @@ class PortableEvidence(Message):
     run: Digest
     kind: Kind
     against: PeerID
-    adverts: Each[Annotated[bytes, Field(max_length=1 << 14)]]
+    adverts: Each[Annotated[bytes, Field(max_length=1 << 16)]]
     statements: Annotated[
         tuple[Annotated[bytes, Field(max_length=MAX_MESSAGE)], ...],
         Field(max_length=MOST_STATEMENTS),

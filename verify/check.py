@@ -1,10 +1,12 @@
 """One spot check, as its drawn checker does it, sans-I/O (design, section 6).
 
-    ASK      with own data: the sequences of the drawn slice, which the data commitment proves
+    ASK      with own data: the sequences of the drawn slice, which the data commitment proves; in a chain the
+             tensors that came and went with it, which their senders' lists prove
     COMPUTE  the slice again, from the committed snapshot, encoded with the same dither
     OPEN     the checker signs what *it* got, and only then is told what the other had: the slice's leaves,
              and for the drawn chunks every slice's integers and the keys of the masks they left under
-    COMPARE  leaves first, bit for bit; of those that differ a drawn few by their integers
+    COMPARE  leaves first, bit for bit; of those that differ a drawn few by their integers; in a chain, before
+             anything is opened, the tensors that went
 
 The promise: an honest peer passes, whatever its machine; a lie in what was computed, in what was committed to
 or in what was sent under masks ends in signed statements that convict its author. Whoever keeps an
@@ -36,6 +38,7 @@ from verify.commitment import (
     salt_of,
 )
 from verify.lottery import Draw, chunks_to_open, draw
+from verify.opened import SENT_TOLERANCE, Apart, BoundaryAsked, of_microbatch, of_received
 from verify.sketch import Sketch, sketch
 from verify.statement import Signed, open_signed
 
@@ -89,7 +92,8 @@ class Ask:
 
 @dataclass(frozen=True)
 class Compute:
-    """Compute the drawn slice again; give its integers [size] to `computed`. `text`: opened sequences."""
+    """Compute the drawn slice again; give its integers [size] to `computed`. `text`: opened sequences, or a
+    chain member's opening and its pieces."""
 
     text: tuple[bytes, ...] | None
 
@@ -108,7 +112,8 @@ Effect = Ask | Compute | Found
 
 @dataclass
 class Check:
-    """A checker's side. `order`: the digest of what was to be computed; `own`: whose text it is.
+    """A checker's side. `order`: the digest of what was to be computed; `own`: whose text it is; `chained`:
+    whether it was made in a chain.
 
     `sign` signs as the checker. Nothing is asked of it once `Found` was returned.
     """
@@ -119,6 +124,7 @@ class Check:
     own: bool
     rules: Rules
     sign: Callable[[Message], bytes]
+    chained: bool = False
     _asked: bytes = field(default=b"", init=False)
     _tries: int = field(default=0, init=False)
     _text: tuple[bytes, ...] | None = field(default=None, init=False)
@@ -126,17 +132,24 @@ class Check:
     _digests: list[bytes] = field(default_factory=list, init=False, repr=False)
     _slice: tuple[bytes, SliceOpening] | None = field(default=None, init=False, repr=False)
     _sketch: tuple[int, ...] | None = field(default=None, init=False)
+    _doubt: bool = field(default=False, init=False)
 
     def start(self) -> list[Effect]:
         """Ask for the text, or compute at once."""
         if self.own:
             return self._ask(SequencesAsked(session=self.transcript.session))
+        if self.chained:
+            return self._ask(BoundaryAsked(session=self.transcript.session))
         return [Compute(None)]
 
     @property
     def waiting(self) -> bool:
         """Whether it is the checked peer's turn to answer."""
-        return self._mine is not None or (self.own and self._text is None)
+        return self._mine is not None or (self._asks_first and self._text is None)
+
+    @property
+    def _asks_first(self) -> bool:
+        return self.own or self.chained
 
     def answered(self, raws: Sequence[bytes] | None) -> list[Effect]:
         """What the checked peer answered; None: nothing came."""
@@ -157,17 +170,24 @@ class Check:
                 self._found("silent")
             ]  # nothing that it signed is shown to be wrong, but it answered nothing
 
-    def computed(self, encoded: np.ndarray | None, text_held: bool = True) -> list[Effect]:
+    def computed(
+        self, encoded: np.ndarray | None, text_held: bool = True, apart: Apart | None = None
+    ) -> list[Effect]:
         """The slice's integers as this checker's machine gives them; None: it cannot compute it.
 
-        `text_held`: whether the opened text is what was drawn; with the shared set it always is.
+        `text_held`: whether what was opened is what was drawn; with the shared set it always is. `apart`: how
+        far what a chain member sent is from what it should have sent.
         """
         if encoded is None:
-            return [self._found("silent" if self.own and not text_held else "unclear")]
+            return [self._found("silent" if self._asks_first and not text_held else "unclear")]
         self._mine = encoded
         self._digests = chunk_digests(encoded, self.transcript.cut.chunk)
         session, checked = self.transcript.session, self.draw.checked
         self._sketch = sketch(encoded, tagged_hash("sketch", session, checked.encode()))
+        far, sent = max(((far, sent) for sent, far in (apart or {}).items()), default=(0.0, None))
+        if sent is not None and self._text is not None and far > ACCUSE * SENT_TOLERANCE:
+            return [self._wrong("boundary", of_microbatch(self._text, *sent))]
+        self._doubt = far > SENT_TOLERANCE
         return self._ask(Computed(session=session, checked=checked, sketch=self._sketch))
 
     # -- what was opened ------------------------------------------------------------------------------
@@ -247,7 +267,7 @@ class Check:
         assert self._slice is not None
         unequal = differing(self._slice[1], self._digests)
         if not unequal:
-            return [self._found("clean")]
+            return [self._found("unclear" if self._doubt else "clean")]
         most = chunks_to_open(self.transcript.chunks, self.rules.fraction)
         seed = tagged_hash("picked", *self._digests)
         picked = sorted(unequal[at] for at in draw(seed, min(most, len(unequal)), len(unequal)))
@@ -270,8 +290,11 @@ class Check:
         worst = apart[0][0]
         if worst > ACCUSE * self.rules.tolerance:
             shown = tuple(raw for far, raw in apart[:MOST_SHOWN] if far > ACCUSE * self.rules.tolerance)
-            return [self._wrong("update", (self._slice[0], *shown, *(self._text or ())))]
-        return [self._found("clean" if worst <= self.rules.tolerance else "unclear")]
+            text = self._text or ()
+            text = of_received(text) if self.chained else text
+            return [self._wrong("update", (self._slice[0], *shown, *text))]
+        doubt = self._doubt or worst > self.rules.tolerance
+        return [self._found("unclear" if doubt else "clean")]
 
     # -- small things ---------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ from verify.case import (
     check_order,
     open_named,
 )
+from verify.chains import BoundaryList, Confirmation, two_confirmations, two_lists
 from verify.record import Vote
 from verify.statement import Signed, domain_of
 from verify.work_evidence import examine_mask_key, examine_opening, examine_results, examine_slices
@@ -379,6 +380,22 @@ def _two_votes(evidence: PortableEvidence, rules: Rules) -> str:
     return f"{evidence.against} signed two {step}s in view {one.view} of {slot}"
 
 
+def _two_boundary_lists(evidence: PortableEvidence, rules: Rules) -> str:
+    one, _ = _pair_of(evidence, BoundaryList)
+    if one.run != evidence.run or two_lists(*evidence.statements) is None:
+        raise EvidenceRefused("two boundary lists: they give no microbatch of this run two hashes")
+    slot = f"round {one.round}, attempt {one.attempt}"
+    return f"{evidence.against} signed two different tensors {one.direction} in chain {one.chain} of {slot}"
+
+
+def _two_confirmations(evidence: PortableEvidence, rules: Rules) -> str:
+    one, _ = _pair_of(evidence, Confirmation)
+    if one.run != evidence.run or two_confirmations(*evidence.statements) is None:
+        raise EvidenceRefused("two confirmations: they do not close one chain of this run in two ways")
+    slot = f"round {one.round}, attempt {one.attempt}"
+    return f"{evidence.against} closed chain {one.chain} of {slot} in two ways"
+
+
 def _two_heads(evidence: PortableEvidence, rules: Rules) -> str:
     one, other = _pair_of(evidence, Advert)
     if one.run != evidence.run or other.run != evidence.run:
@@ -424,6 +441,8 @@ EXAMINERS: dict[str, Examiner] = {
     "share": _share,
     "sum": _sum,
     "garbage": _garbage,
+    "two boundary lists": _two_boundary_lists,
+    "two confirmations": _two_confirmations,
     "two votes": _two_votes,
     "two heads": _two_heads,
     "rewound": _rewound,

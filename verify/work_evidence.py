@@ -6,9 +6,10 @@
     two results  a checker's verdict with another sketch than it told the peer that it checked
     order     a commitment to another order than the beacon drew: needs the run's records
     update    opened integers that computing again does not give: needs the records, the snapshot and torch
+    boundary  a tensor that went to a neighbour, and that computing again does not give: needs the same
 
-The promise: all but the last two hold or fall by what is in the evidence, and no honest peer
-can be convicted of them. For `order` and `update` the functions here say what is to be compared with what.
+The promise: all but the last three hold or fall by what is in the evidence, and no honest peer
+can be convicted of them. For these the functions here say what is to be compared with what.
 """
 
 from dataclasses import dataclass
@@ -32,26 +33,42 @@ from verify.commitment import (
     fits,
     salt_of,
 )
+from verify.opened import STATEMENT, BoundaryOpening, is_opening
 from verify.standing import Verdict
 from verify.statement import domain_of
 
 S = TypeVar("S", bound=SessionMessage)
-
-STATEMENT = b"\x84"
-"""How a signed statement begins; an opened sequence is a message of its own, and proves itself."""
 
 
 @dataclass(frozen=True)
 class UpdateCase:
     """What a peer promised and opened of one slice: `chunks` are to be computed again.
 
-    `text`: opened sequences, encoded, where the text is the peer's own.
+    `text`: opened sequences, encoded, where the text is the peer's own; of a chain member, pieces of the
+    tensors that came, and `boundary` is its signed opening of them, else empty.
     """
 
     advert: Advert
     opening: SliceOpening
     chunks: tuple[ChunkOpening, ...]
     text: tuple[bytes, ...]
+    session: bytes = b""
+    boundary: bytes = b""
+
+    @property
+    def slice(self) -> int:
+        return self.opening.slice
+
+
+@dataclass(frozen=True)
+class BoundaryCase:
+    """What a chain member opened of one microbatch of a slice. Fields as of `UpdateCase`."""
+
+    advert: Advert
+    session: bytes
+    slice: int
+    text: tuple[bytes, ...]
+    boundary: bytes
 
 
 def examine_opening(evidence: PortableEvidence, rules: Rules) -> str:
@@ -159,7 +176,8 @@ def read_update(evidence: PortableEvidence, rules: Rules) -> UpdateCase:
     advert, opening = _read_order(session)
     text = tuple(raw for raw in evidence.statements[1:] if raw[:1] != STATEMENT)
     count = len(evidence.statements) - len(text)
-    chunks = tuple(session.by_accused(at, ChunkOpening) for at in range(1, count))
+    boundary = evidence.statements[count - 1] if is_opening(evidence.statements[count - 1]) else b""
+    chunks = tuple(session.by_accused(at, ChunkOpening) for at in range(1, count - bool(boundary)))
     if not 1 <= len(chunks) <= MOST_SHOWN or any(chunk.slice != opening.slice for chunk in chunks):
         raise EvidenceRefused(f"update: 1 to {MOST_SHOWN} chunks of the opened slice are needed")
     try:
@@ -167,7 +185,19 @@ def read_update(evidence: PortableEvidence, rules: Rules) -> UpdateCase:
             _integers(chunk, opening, rules)
     except OpeningRefused as refusal:
         raise EvidenceRefused(f"update: {refusal}") from None
-    return UpdateCase(advert, opening, chunks, text)
+    return UpdateCase(advert, opening, chunks, text, session.id, boundary)
+
+
+def read_boundary(evidence: PortableEvidence, rules: Rules) -> BoundaryCase:
+    """The microbatch that is to be computed again. Whether its tensors are those that were signed takes the
+    order (verify/opened.py). Raises EvidenceRefused."""
+    session = Session.of(evidence, rules)
+    opening = session.by_accused(0, BoundaryOpening)
+    advert = session.adverts[evidence.against]
+    if opening.slice >= advert.weight:
+        raise EvidenceRefused(f"boundary: slice {opening.slice} of {advert.weight}")
+    text = evidence.statements[1:]
+    return BoundaryCase(advert, session.id, opening.slice, text, evidence.statements[0])
 
 
 def farthest(read: UpdateCase, encoded: np.ndarray, chunk: int) -> float:

@@ -79,6 +79,15 @@ def error(x: np.ndarray, codec: Codec) -> float:
     return float(np.linalg.norm(there_and_back.astype(np.float64) - x)) / norm if norm else 0.0
 
 
+def apart(mine: bytes, theirs: bytes, codec: Codec, shape: Shape) -> float:
+    """How far two encoded tensors are apart: relative L2, of what they decode to. Raises BoundaryRefused."""
+    if mine == theirs:
+        return 0.0
+    ours, other = (decode(raw, codec, shape).astype(np.float64) for raw in (mine, theirs))
+    far, norm = float(np.linalg.norm(other - ours)), float(np.linalg.norm(ours))
+    return far / norm if norm else math.inf
+
+
 def _check_shape(shape: tuple[int, ...]) -> None:
     if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
         raise BoundaryRefused(

@@ -8,6 +8,7 @@ as its last one is through, under a number that does not depend on what will cou
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,21 @@ import torch
 from secagg.ring import CHUNK, Encoder
 from swarm.compute import Compute, WorkFile, micronats
 from swarm.data import Dataset
-from swarm.effects import OwnWork, TrainChains, Work
+from swarm.effects import Again, OwnWork, Recompute, TrainChains, Work
 from swarm.layout import Layout
 from swarm.manifest import Manifest
-from swarm.order import dither_of
-from swarm.shards.boundary import Shape, decode, encode, encoded_bytes
+from swarm.order import Order, dither_of
+from swarm.shards.boundary import Shape, apart, decode, encode, encoded_bytes
 from swarm.shards.slicing import build_shard
 from swarm.shards.stage import Halved, Slice, Stage, microbatches
-from verify.chains import EVALUATED, Counted
+from swarm.snapshot import Snapshot
+from verify.chains import EVALUATED, BoundaryRefused, Counted, Direction
 from verify.commitment import Committed, chunk_digests
+from verify.opened import Key, Tensors
+
+ALIKE = 3e-5
+"""Relative L2 of two honest machines' tensors of the same inputs, at most. What is computed from them differs
+a hundred times as much and more (docs/shards.md), and must stay within a check's tolerances."""
 
 
 @dataclass
@@ -42,7 +49,7 @@ class Attempt:
 
 
 class ShardCompute(Compute):
-    """Computes shard `shard`. Arguments as of `Compute`; `say` hears of every microbatch that was halved."""
+    """Computes shard `shard`. Arguments as of `Compute`; `say` and `room`: as of `Stage`."""
 
     def __init__(
         self,
@@ -54,9 +61,10 @@ class ShardCompute(Compute):
         threads: int = 1,
         busy: Callable[[str], None] = lambda phase: None,
         say: Callable[[Halved], None] = lambda halved: None,
+        room: int = 0,
     ) -> None:
         super().__init__(manifest, dataset, directory, device, threads, busy)
-        self.shard, self._say = shard, say
+        self.shard, self._say, self._room = shard, say, room
         self._attempt: Attempt | None = None
         self._loaded = b""
         self._stage: Stage
@@ -87,6 +95,36 @@ class ShardCompute(Compute):
         """Compute a microbatch, as `swarm.shards.crew.Run` has it. Raises NonFinite, OutOfMemory."""
         return await self.run(lambda: self._microbatch(chain, number, backward, tensor))
 
+    def alike(self, one: bytes, other: bytes) -> bool:
+        """Whether two honest machines may have made both of the same; each passes `check_tensor`."""
+        codec, shapes = self._manifest.model.boundary, map(self._shape, self.batches)
+        fits = [shape for shape in shapes if encoded_bytes(shape, codec) == len(one) == len(other)]
+        return bool(fits) and apart(one, other, codec, fits[0]) <= ALIKE
+
+    async def again(self, asked: Recompute) -> Again:
+        """A slice of another member of this shard, or one microbatch of it, as what it opened says.
+
+        Chains that run meanwhile wait for one microbatch at most. Raises SnapshotCorrupt, NonFinite,
+        OutOfMemory, MessageRefused for tensors of another number or shape.
+        """
+        order, tensors = asked.order, asked.tensors
+        if order.shard != self.shard or tensors is None:
+            raise BoundaryRefused(f"a slice of shard {order.shard}; this peer holds shard {self.shard}")
+        places = sorted({at for _, _, at in tensors})
+        whole = places == list(range(len(self.batches)))
+        if not whole and (len(places) != 1 or places[0] >= len(self.batches)):
+            raise BoundaryRefused(f"tensors of {len(places)} microbatches; a slice has {len(self.batches)}")
+        snapshot = await self.run(lambda: self._snapshot(order.snapshot), "checks")
+        tokens = self._dataset.sequences[list(order.slices[asked.slice])]
+        work = Slice(tuple(places), len(tokens) * (tokens.shape[1] - 1))
+        found: dict[tuple[Direction, int], float] = {}
+        for at in places:
+            found |= await self.run(partial(self._compare, work, at, tokens, tensors, snapshot), "checks")
+        if not whole:
+            return Again(None, found)
+        encoded = await self.run(lambda: self._encode_again(work, order, asked.slice, snapshot), "checks")
+        return Again(encoded, found)
+
     async def finish(self, counted: Sequence[Counted], chains: Sequence[tuple[bytes, ...]]) -> Work:
         """The work of an attempt: all slices that the chains count, in order. `chains`: certificates."""
         return await self.run(lambda: self._finish(counted, tuple(chains)))
@@ -96,7 +134,8 @@ class ShardCompute(Compute):
     def _prepare(self) -> None:
         torch.set_num_threads(self._threads)
         table = self._manifest.model
-        self._stage = Stage(build_shard(table, self.shard, table.shards), self._device, self._say)
+        shard = build_shard(table, self.shard, table.shards)
+        self._stage = Stage(shard, self._device, self._say, self._room)
 
     def _measure(self, name: bytes) -> int:
         return 0  # chains measure the held-out loss: nobody has all of the model
@@ -143,6 +182,35 @@ class ShardCompute(Compute):
             self._complete(place, work)
         return b"" if found is None else self._give(found)
 
+    def _compare(
+        self, work: Slice, at: int, tokens: np.ndarray, tensors: Tensors, snapshot: Snapshot
+    ) -> dict[tuple[Direction, int], float]:
+        """One microbatch from what came: how far what went is from what should have gone."""
+        if self._loaded != snapshot.hash:
+            self._stage.load(snapshot.params)
+            self._loaded = snapshot.hash
+        rows, cut = self.batches[at], self._stage.cut
+        here = slice(rows.start, rows.stop)
+        x = self._input(tokens[here], rows, tensors.get((False, "forward", at)))
+        made: dict[Direction, np.ndarray | None] = {}
+        if cut.last:
+            made["backward"] = self._stage.turn(work, at, x, np.ascontiguousarray(tokens[here, 1:]))
+        else:
+            made["forward"] = self._stage.forward(work, at, x)
+            gradient = self._taken(_needed(tensors, (False, "backward", at)), rows)
+            made["backward"] = self._stage.backward(work, at, gradient)
+        codec, shape = self._manifest.model.boundary, self._shape(rows)
+        return {
+            (way, at): apart(self._give(mine), tensors[True, way, at], codec, shape)
+            for way, mine in made.items()
+            if mine is not None and (True, way, at) in tensors
+        }
+
+    def _encode_again(self, work: Slice, order: Order, index: int, snapshot: Snapshot) -> np.ndarray:
+        ring, rms = self._manifest.ring, self._manifest.aggregation.sanity_rms
+        encoder = Encoder(ring, snapshot.scales, self.layout.counts, order.seed, rms)
+        return encoder.encode(self._stage.finish(work), order.dither(index))
+
     def _evaluate(self, chain: int, at: int, backward: bool, tensor: bytes | None) -> bytes:
         if backward and not self._stage.cut.last:
             return b""
@@ -161,7 +229,9 @@ class ShardCompute(Compute):
     def _complete(self, place: tuple[int, int], work: Slice) -> None:
         now = self._now
         del now.open[place]
-        encoded = now.encoder.encode(self._stage.finish(work), dither_of(*place))
+        gradient = self._stage.finish(work)
+        encoded = now.encoder.encode(gradient, dither_of(*place))
+        self._stage.reuse(gradient)
         now.digests[place] = chunk_digests(encoded, CHUNK)
         now.places[place] = len(now.places)
         now.losses[place] = work.loss / work.tokens
@@ -199,7 +269,8 @@ class ShardCompute(Compute):
     def _input(self, tokens: np.ndarray, rows: range, tensor: bytes | None) -> np.ndarray:
         if self._stage.cut.first:
             return np.ascontiguousarray(tokens[:, :-1])
-        assert tensor is not None
+        if tensor is None:
+            raise BoundaryRefused("a microbatch without what came from the shard before")
         return self._taken(tensor, rows)
 
     def _taken(self, tensor: bytes, rows: range) -> np.ndarray:
@@ -210,3 +281,9 @@ class ShardCompute(Compute):
 
     def _shape(self, rows: range) -> Shape:
         return len(rows), self._manifest.data.sequence_length - 1, self._stage.width
+
+
+def _needed(tensors: Tensors, key: Key) -> bytes:
+    if key not in tensors:
+        raise BoundaryRefused(f"microbatch {key[2]} without what came {key[1]}")
+    return tensors[key]

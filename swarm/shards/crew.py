@@ -5,7 +5,9 @@
 A chain's first slice is for evaluation: the held-out sequences go forward, nothing comes back, and nobody
 counts it. With a slice's last tensor its sender's signed list comes over all of the slice's; it is checked
 against what came before anything is computed from that last one. So a slice is complete only where both
-neighbours' lists are held, and what came can be shown to a checker.
+neighbours' lists are held, and what came can be shown to a checker. Where a neighbour was replaced in the
+midst of a slice, the one that stepped in signs for all of it: a peer that has computed from tensors that no
+list names, nor any like it, has nothing to show, and leaves that chain to others.
 
 Time goes in ticks. When the window ends, leaders close their chains, with one slice at least; who misses
 a certificate asks for it, and gives up on leaders that cannot be reached. Once nothing has been heard or
@@ -14,7 +16,7 @@ computed for the grace, or after `MOST` windows, everyone goes on with what is c
 Sans-I/O, as `swarm.shards.chain` is, which it drives.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from proto.canonical import PeerID
@@ -47,6 +49,7 @@ from verify.chains import (
     check_list,
     tensor_hash,
 )
+from verify.opened import Passed
 from verify.statement import open_signed
 from verify.wiring import Wired
 
@@ -134,8 +137,9 @@ class Tensors:
 
 
 class Crew:
-    """The state machine. `sign`: durable before it returns, for what must not be said twice in two ways.
-    `check(tensor)`: raises MessageRefused for what is no boundary tensor of this run.
+    """The state machine. `sign`: gives nothing for what was said in another way before this peer was started
+    anew. `check(tensor)`: raises MessageRefused for what is no boundary tensor of this run. `alike(a, b)`:
+    whether two honest machines may have made them of the same.
     `led`: chains that this peer led in this attempt before it was started anew: it does so no more, and says
     so to whoever asks for a certificate, by an empty one. A chain without its leader counts for nothing."""
 
@@ -146,8 +150,10 @@ class Crew:
         sign: Sign,
         check: Callable[[bytes], None],
         led: Collection[int] = (),
+        alike: Callable[[bytes, bytes], bool] = bytes.__eq__,
     ) -> None:
-        self._me, self._task, self._sign, self._check = me, task, sign, check
+        self._me, self._task, self._sign, self._check, self._alike = me, task, sign, check, alike
+        self._used: dict[tuple[int, Direction, int], bytes] = {}  # what was computed from
         self._chains = {one.chain: Chain(me, task.post(one), sign) for one in task.wired}
         self._dropped = {chain for chain in led if self._leads(chain)}
         self._ticks = self._idle = 0
@@ -183,11 +189,15 @@ class Crew:
             return []
         if isinstance(message, Activation | Gradient) and chain.ended is None:
             self._check_tensor(sender, place, message)
+        if place.chain in self._dropped:
+            return self._finish()
         return [*self._from(place.chain, chain.heard(sender, message)), *self._finish()]
 
     def computed(self, chain: int, tensor: bytes) -> list[CrewEffect]:
         """What a `Run` gave: hidden states, or the input's gradient (none at shard 0, and in evaluation)."""
         self._idle = 0
+        if chain in self._dropped:
+            return self._finish()
         return [*self._from(chain, self._chains[chain].computed(tensor)), *self._finish()]
 
     def tick(self) -> list[CrewEffect]:
@@ -278,6 +288,45 @@ class Crew:
         if hashes != signed.message.hashes:
             raise ChainRefused(f"boundary list of {sender}: not of the tensors that it sent")
         got.lists[slice_] = raw
+        self._check_tied(place.chain, direction, slice_)
+
+    def _check_tied(self, chain: int, direction: Direction, slice_: int) -> None:
+        """Leave a chain of which something was computed that those who signed for the slice did not send."""
+        used = [at for at in self._microbatches(slice_) if (chain, direction, at) in self._used]
+        signed = self._signed(chain, direction, slice_)
+        if signed and not any(self._all_of(got, used, chain, direction) for _, got in signed):
+            self._dropped.add(chain)
+
+    def _signed(self, chain: int, direction: Direction, slice_: int) -> list[tuple[PeerID, Tensors]]:
+        return [
+            (sender, got)
+            for (at, way, sender), got in self.received.items()
+            if (at, way) == (chain, direction) and slice_ in got.lists
+        ]
+
+    def _all_of(self, got: Tensors, used: Iterable[int], chain: int, direction: Direction) -> bool:
+        pairs = [(got.raw[at], self._used[chain, direction, at]) for at in used]
+        return all(sent == taken or self._alike(sent, taken) for sent, taken in pairs)
+
+    def passed(self, chain: int, index: int) -> Passed:
+        """What came and went with the slice `index` that counts: lists, and all tensors."""
+        slice_ = index + EVALUATED
+        named = self._microbatches(slice_)
+        ends: dict[tuple[bool, Direction], Tensors] = {}
+        ways: tuple[Direction, ...] = ("forward", "backward")
+        for way in ways:
+            for _, got in self._signed(chain, way, slice_):
+                if (False, way) not in ends and self._all_of(got, named, chain, way):
+                    ends[False, way] = got
+        for way in ways:
+            if (chain, way) in self.sent and slice_ in self.sent[chain, way].lists:
+                ends[True, way] = self.sent[chain, way]
+        lists = {end: got.lists[slice_] for end, got in ends.items()}
+        return Passed(
+            tuple(raw for (sent, _), raw in lists.items() if not sent),
+            tuple(raw for (sent, _), raw in lists.items() if sent),
+            {(*end, at): got.raw[one] for end, got in ends.items() for at, one in enumerate(named)},
+        )
 
     def _listed(self, chain: int, direction: Direction, slice_: int) -> bytes:
         """This peer's signed list over a slice that it has sent, signed once."""
@@ -286,7 +335,7 @@ class Crew:
         if any(number not in mine.raw for number in named):
             return b""  # a peer that asks out of turn gets no list
         if slice_ not in mine.lists:
-            mine.lists[slice_] = self._sign(
+            signed = self._sign(
                 BoundaryList(
                     run=place.run,
                     round=place.round,
@@ -299,6 +348,10 @@ class Crew:
                     hashes=tuple(tensor_hash(mine.raw[number]) for number in named),
                 )
             )
+            if not signed:
+                self._dropped.add(chain)
+                return b""
+            mine.lists[slice_] = signed
         return mine.lists[slice_]
 
     def _microbatches(self, slice_: int) -> tuple[int, ...]:
@@ -312,14 +365,24 @@ class Crew:
         for effect in effects:
             match effect:
                 case Forward(microbatch, tensor):
-                    given.append(Run(number, microbatch, False, tensor))
+                    given += self._run(number, microbatch, False, tensor)
                 case Backward(microbatch, tensor):
-                    given.append(Run(number, microbatch, True, tensor))
+                    given += self._run(number, microbatch, True, tensor)
                 case Send(to, message):
                     given.append(Speak(to, self._task.at(number), self._with_list(number, message)))
                 case Replaced() | Starved():
                     given.append(effect)
         return given
+
+    def _run(self, number: int, microbatch: int, backward: bool, tensor: bytes | None) -> list[CrewEffect]:
+        """Have it computed, unless those who signed for its slice sent something else."""
+        slice_ = microbatch // self._task.microbatches
+        if tensor is not None and slice_ >= EVALUATED:
+            last = self._task.shard == len(self._chains[number].post.replicas) - 1
+            direction: Direction = "backward" if backward and not last else "forward"
+            self._used[number, direction, microbatch] = tensor
+            self._check_tied(number, direction, slice_)
+        return [] if number in self._dropped else [Run(number, microbatch, backward, tensor)]
 
     def _with_list(self, chain: int, message: ChainSpeech) -> ChainSpeech:
         if not isinstance(message, Activation | Gradient):
