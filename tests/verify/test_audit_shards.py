@@ -93,6 +93,17 @@ def test_the_ledgers_of_a_clean_run_hold(peers: int, mode: str) -> None:
         assert {report.peers[peer].shard for peer in cell(made, shard)} == {shard}
 
 
+def test_chains_of_real_crews_and_the_checks_of_their_members_hold() -> None:
+    made = sharded_run(4, ROUNDS, rate=1.0)
+    report = audited(made, made.peers)
+    assert report.ok, findings(report)
+    assert report.verdicts > 0
+    assert report.verdicts_unseen == 0
+    assert not report.notes
+    assert sum(one.passed for one in report.peers.values()) == report.verdicts
+    assert all(one.drawn for one in report.peers.values())
+
+
 def test_one_cells_ledger_holds_and_the_other_cells_are_said_to_be_missing(run: Run) -> None:
     for shard in (0, 1):
         report = audited(run, cell(run, shard))
