@@ -1,6 +1,6 @@
 """What peers claim outside the records' chain: heads of their own ledgers, and evidence against others."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from proto.canonical import PeerID
 from proto.errors import MessageRefused, SwarmError
@@ -11,8 +11,14 @@ from verify.audit_report import Holds
 from verify.evidence import EvidenceRefused, PortableEvidence, Rules, examine
 from verify.record import History
 from verify.statement import open_signed
-from verify.work_evidence import read_order, read_update
+from verify.work_evidence import read_boundary, read_order, read_update
 
+COMPUTED: Mapping[str, Callable[[PortableEvidence, Rules], object]] = {
+    "update": read_update,
+    "boundary": read_boundary,
+    "order": read_order,
+}
+"""Kinds of evidence that take computing again, and how they are read."""
 Slot = tuple[int, int]
 """(round, attempt)."""
 
@@ -79,14 +85,14 @@ def judge_evidence(
     case: PortableEvidence, rules: Rules, reexecute: Callable[[], bool | None] | None
 ) -> tuple[Holds, str]:
     """Whether a piece of evidence holds, and what it proves or why it does not."""
-    if case.kind in ("update", "order"):
+    if case.kind in COMPUTED:
         try:
-            (read_update if case.kind == "update" else read_order)(case, rules)
+            COMPUTED[case.kind](case, rules)
             again = None if reexecute is None else reexecute()
         except MessageRefused as refusal:
             return "does not hold", str(refusal)
         if again is None:
-            needs = "the run's snapshot and torch" if case.kind == "update" else "the run's records"
+            needs = "the run's records" if case.kind == "order" else "the run's snapshot and torch"
             return "re-execution needed", f"it takes {needs} to tell"
         text = f"{case.against}, by computing again"
         return ("holds" if again else "does not hold"), text

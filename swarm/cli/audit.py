@@ -201,9 +201,10 @@ def reexecute(
 ) -> bool | None:
     """Whether evidence that takes computing again holds; None where that cannot be said here.
 
-    "order" needs the records alone; "update" also torch, and in `state_dir` the snapshot of its round.
+    "order" needs the records alone; "update" also torch, and in `state_dir` the snapshot of its round. What a
+    chain's member computed ("boundary", or "update" in a run of several shards) is not computed again here.
     """
-    if history is None:
+    if history is None or case.kind == "boundary":
         return None
     manifest = parse_manifest(history.genesis.manifest)
     advert, opening = read_order(case, evidence_rules(manifest))

@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from tests.verify.sharded_runs import SLICES, ShardedSwarm, sharded_run
 from verify.audit import Report, audit
 from verify.audit_report import AuditRules, RoundView
 from verify.audit_session import check_round
-from verify.chains import Confirmation
+from verify.chains import Confirmation, Direction
 from verify.record import Cell, Decided, Genesis, Goodbye, Record, whole
 from verify.statement import open_signed, sign
 from verify.wiring import Wired
@@ -91,6 +92,40 @@ def test_the_ledgers_of_a_clean_run_hold(peers: int, mode: str) -> None:
         work = sum(report.peers[peer].weight for peer in cell(made, shard))
         assert work == ROUNDS * SLICES * len(cell(made, 0))
         assert {report.peers[peer].shard for peer in cell(made, shard)} == {shard}
+
+
+def test_chains_of_real_crews_and_the_checks_of_their_members_hold() -> None:
+    made = sharded_run(4, ROUNDS, rate=1.0)
+    report = audited(made, made.peers)
+    assert report.ok, findings(report)
+    assert report.verdicts > 0
+    assert report.verdicts_unseen == 0
+    assert not report.notes
+    assert sum(one.passed for one in report.peers.values()) == report.verdicts
+    assert all(one.drawn for one in report.peers.values())
+
+
+def test_a_ban_for_a_forged_boundary_tensor_takes_computing_again_to_judge() -> None:
+    def prepare(swarm: ShardedSwarm) -> None:
+        liar = sorted(swarm.peers)[0]
+        honest = swarm.chain_tensor
+
+        def forged_tensor(me: PeerID, way: Direction, made: np.ndarray) -> np.ndarray:
+            return -made if me == liar else honest(me, way, made)
+
+        swarm.chain_tensor = forged_tensor  # type: ignore[method-assign]
+
+    made = sharded_run(8, 4, rate=1.0, prepare=prepare)
+    liar = made.peers[0]
+    report = audited(made, made.peers[1:])
+    assert report.history is not None
+    assert report.history.conduct.bans[liar].reason == "boundary", report.history.conduct.bans
+    assert report.ok, findings(report)
+    assert any("re-execution needed" in note for note in report.notes)
+    for holds, ok in ((True, True), (False, False)):
+        sources = [made.source(peer) for peer in made.peers[1:]]
+        again = audit(made.run, sources, made.rules, reexecute=lambda case, history, holds=holds: holds)
+        assert again.ok is ok, findings(again)
 
 
 def test_one_cells_ledger_holds_and_the_other_cells_are_said_to_be_missing(run: Run) -> None:
