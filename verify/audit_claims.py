@@ -11,8 +11,14 @@ from verify.audit_report import Holds
 from verify.evidence import EvidenceRefused, PortableEvidence, Rules, examine
 from verify.record import History
 from verify.statement import open_signed
-from verify.work_evidence import read_order, read_update
+from verify.work_evidence import read_boundary, read_order, read_update
 
+READERS: dict[str, Callable[[PortableEvidence, Rules], object]] = {
+    "update": read_update,
+    "boundary": read_boundary,
+    "order": read_order,
+}
+"""Of evidence that takes more than what is in it."""
 Slot = tuple[int, int]
 """(round, attempt)."""
 
@@ -79,14 +85,14 @@ def judge_evidence(
     case: PortableEvidence, rules: Rules, reexecute: Callable[[], bool | None] | None
 ) -> tuple[Holds, str]:
     """Whether a piece of evidence holds, and what it proves or why it does not."""
-    if case.kind in ("update", "order"):
+    if case.kind in READERS:
         try:
-            (read_update if case.kind == "update" else read_order)(case, rules)
+            READERS[case.kind](case, rules)
             again = None if reexecute is None else reexecute()
         except MessageRefused as refusal:
             return "does not hold", str(refusal)
         if again is None:
-            needs = "the run's snapshot and torch" if case.kind == "update" else "the run's records"
+            needs = "the run's records" if case.kind == "order" else "the run's snapshot and torch"
             return "re-execution needed", f"it takes {needs} to tell"
         text = f"{case.against}, by computing again"
         return ("holds" if again else "does not hold"), text
