@@ -169,7 +169,7 @@ def swarm_of_four(
 def history_of(manifest: Manifest, raw: bytes, identities: list[Identity], snapshot: bytes) -> History:
     """The start of a run whose roster is these peers."""
     founder = identities[0]
-    genesis = terms(manifest, raw, founder.peer_id, snapshot, bytes(32), 0)
+    genesis = terms(manifest, raw, founder.peer_id, [snapshot], bytes(32), 0)
     members = tuple(sorted(identity.peer_id for identity in identities))
     return History.begin(sign(founder, genesis.model_copy(update={"members": members})))
 

@@ -1,162 +1,203 @@
-"""What shards cost beside the whole model, and what boundary codecs lose.
+"""Sharded training: what chains cost, what a slow link leaves and kills lose, and whether it learns the same.
 
-`in_process_ratio_*`: tokens a second of a slice through 2 and 4 stages, one after the other in one process
-and thread, over those of the bare whole model with the same microbatches, forward and backward, in turn. It
-shows what recomputation costs; not what pipelining gains, nor links: `throughput_ratio_*` and
-`link_limit_ratio` need peers that are wired, and are not measured yet. `boundary_*`: relative L2 of hidden
-states and gradients through a codec, and of the shard-0 gradient that comes of it. `peak_*`: bytes that a
-process takes at most for a round's work on one shard, less its start.
+`throughput_ratio_K`: tokens a second of K peers in a chain (`benchmarks.chained`) over those of one process
+of plain PyTorch with a thread for each of the same cores, in turn. `core_ratio_K`: the same for a processor
+second, over a bare loop of one thread: a busy machine changes it less. `link_ratio_CODEC`: the time that a
+chain's activations take at the link's rate over what the chain took, where the link is the limit;
+`link_limit_ratio` is the least of them. `lost_or_doubled`: microbatches that do not count exactly once in
+every shard of a swarm whose peers are killed (`benchmarks.shard_replay`); `kept_share`: of the throughput of
+the same swarm without kills. `loss_gap`: the larger of two settings' (`benchmarks.shard_parity`).
+`boundary_*`: what codecs lose. `peak_*_bytes`: the most that a process takes for a round's work on one shard,
+less its start; `peak_*_over_share`: over the bytes of that shard's parameters.
 """
 
-import ctypes
-import time
-from collections.abc import Callable
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
 from benchmarks import shard_memory
+from benchmarks.chained import LENGTH, WINDOW, BareLoop, Chained, Task, Trained, own_model
 from benchmarks.report import Report, Row, command_line, progress, ratio
-from swarm.manifest import Model
-from swarm.model import bind_gradients, layout_of, load_vector
-from swarm.shards.boundary import CODECS, decode, encode, encoded_bytes, error
-from swarm.shards.slicing import (
-    build_shard,
-    build_untied,
-    cut_of,
-    first_vector,
-    join_vectors,
-    untied,
-)
-from swarm.shards.stage import Slice, Stage, microbatches, run_slice
-from swarm.sizes import PASSES, PASSES_LAST
-from verify.chains import Codec
+from benchmarks.shaping import Link
+from benchmarks.shard_codecs import boundary_figures
+from benchmarks.shard_kills import demo
+from benchmarks.shard_parity import compare
+from swarm.manifest import Aggregation, Data, Manifest, Model, Run, Work
+from swarm.shards.boundary import Codec
+from swarm.shards.slicing import shard_sizes
 
-SEED = bytes(32)
-LENGTH = 128
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's mallopt(3)."""
+GOALS = {
+    "throughput_ratio_2": (">=", 0.85),
+    "throughput_ratio_4": (">=", 0.85),
+    "link_limit_ratio": (">=", 0.8),
+    "lost_or_doubled": ("==", 0.0),
+    "loss_gap": ("<=", 0.005),
+}
+LINK = Link(0.02, 10e6)
+CODECS: tuple[Codec, ...] = ("fp16", "int8")
 NOTES = (
-    "One thread of one process for both sides; random first weights (what codecs lose of a trained model is "
-    "not measured); random tokens; sequences of 128. The whole model is the untied one. No optimizer step.",
-    "glibc keeps freed memory (mallopt): else its heaps, not the stages, decide, by a tenth either way.",
-    "All stages but the last compute forward twice: expected_* is what multiply-adds alone leave of it.",
+    "Peers: one a shard, pinned; neighbours share a core where there are fewer cores than shards. With 2 "
+    "cores and 4 shards the ratio says what work and wiring cost, not what four machines would gain.",
+    "Both sides: random text and first weights, sequences of 128, the run's microbatches, and one slice "
+    "evaluated beside those trained; the bare loop has no optimizer step, peers encode their slices.",
+    "A bare loop of several threads waits for the slowest at each product: other load on its cores costs it "
+    "more than it costs peers. core_ratio_* is for that.",
+    "Link: 10 MB/s and 20 ms each way by benchmarks.shaping, two stages of one layer, 64 wide, sequences of "
+    "32; the limit is activation bytes over the rate, without frames, TLS and the way back of the last one.",
+    "lost_or_doubled: whole peers, killed with SIGKILL and started again, one after the other; records, "
+    "certificates, and every round computed again in one process: its snapshots must have the records' "
+    "hashes.",
+)
+QUICK_NOTES = (
+    "throughput_ratio_2 here: 8 layers of 256, 4,096 token ids; OPT-125m takes longer than this run may.",
 )
 
 
 def measure(quick: bool) -> Report:
-    """Codecs, and stages against the whole model; without `quick` also OPT-125m."""
+    """All of it; with `quick` a small model in two shards, and a short swarm."""
+    torch.set_num_threads(1)
     figures: dict[str, float] = {}
     rows: list[Row] = []
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    figures |= boundary_figures(Model(preset="tiny"), "tiny")
-    for preset, counts, sequences, times in [("tiny", (2,), 16, 8 if quick else 30)] + (
-        [] if quick else [("opt-125m", (2, 4), 2, 4)]
-    ):
-        table = Model.model_validate({"preset": preset})
-        for count in counts:
-            progress(f"shards: {preset} in {count} stages")
-            name = f"{preset.replace('-', '_').replace('.', '_')}_{count}"
-            found = compare(table, count, sequences, times)
-            rows += [Row(f"{preset}, {side} ({count})", "tokens/s", tuple(v)) for side, v in found.items()]
-            figures[f"in_process_ratio_{name}"] = ratio(found["stages"], found["whole model"])
-            figures[f"expected_ratio_{name}"] = expected(table, count)
+    for count in (2,) if quick else (2, 4):
+        found, more = throughput(count, quick)
+        figures |= found
+        rows += more
+    figures |= links(12 if quick else 30)
+    figures |= kills(quick)
     if not quick:
-        figures |= boundary_figures(Model(preset="opt-125m"), "opt_125m")
-    for preset, count in [("tiny", 2)] + ([] if quick else [("opt-125m", 4)]):
-        for index in range(count):
-            progress(f"shards: memory of {preset}, shard {index} of {count}")
-            name = f"peak_{preset.replace('-', '_')}_{count}_{index}_bytes"
-            figures[name] = float(shard_memory.measure(preset, count, index))
-    return Report("shards", figures, {}, tuple(rows), NOTES)
+        figures |= parity()
+    for preset, cuts in [("tiny", 2)] if quick else [("tiny", 2), ("opt-125m", 4)]:
+        figures |= boundary_figures(Model.model_validate({"preset": preset}), name_of(preset))
+        figures |= memory(preset, cuts)
+    return Report("shards", figures, GOALS, tuple(rows), NOTES + (QUICK_NOTES if quick else ()))
 
 
-def compare(table: Model, count: int, sequences: int, times: int) -> dict[str, list[float]]:
-    """Tokens a second of `times` slices, in turn."""
-    parts = [first_vector(table, index, count, SEED) for index in range(count)]
-    stages = [loaded(table, index, count, part) for index, part in enumerate(parts)]
-    model = build_untied(table)
-    layout = layout_of(model)
-    load_vector(model, layout, join_vectors(table, parts))
-    flat = bind_gradients(model, layout)
-    text = tokens_of(table, sequences)
-
-    def whole() -> None:
-        flat.zero_()
-        for batch in microbatches(sequences, LENGTH, model.config.vocab_size):
-            tokens = torch.from_numpy(text[batch.start : batch.stop].astype(np.int64))
-            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-            loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
-            torch.autograd.backward(loss / (sequences * LENGTH))
-
-    sides: dict[str, Callable[[], object]] = {"whole model": whole, "stages": lambda: run_slice(stages, text)}
-    speeds: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(times + 1):
-        for side in list(sides)[:: 1 if turn % 2 else -1]:
-            start = time.perf_counter()
-            sides[side]()
-            if turn:  # the first is to warm up
-                speeds[side].append(sequences * LENGTH / (time.perf_counter() - start))
-    return speeds
-
-
-def keep_freed_memory() -> None:
-    """Large tensors from the heap, which is never given back: pages are faulted in once."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(TRIM_THRESHOLD, 1 << 30)
-
-
-def expected(table: Model, count: int) -> float:
-    """The ratio that recomputation alone leaves: passes of the whole over those of the stages, by work."""
-    config = untied(table)
-    layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.ffn_dim
-    head = config.vocab_size * config.word_embed_proj_dim
-    once = config.num_hidden_layers * layer + head
-    last = len(cut_of(table, count - 1, count).layers) * layer + head
-    return PASSES_LAST * once / (PASSES * (once - last) + PASSES_LAST * last)
+def throughput(count: int, quick: bool) -> tuple[dict[str, float], list[Row]]:
+    """Peers of `count` shards and bare loops, in turn."""
+    progress(f"shards: {count} peers in a chain and bare loops")
+    cores = tuple(sorted(os.sched_getaffinity(0)))[:count] if hasattr(os, "sched_getaffinity") else ()
+    with ExitStack() as stack:
+        if quick:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeswarm-shards-")))
+            table = own_model(folder, layers=8, width=256, heads=4, inner=1024, vocabulary=4096)
+            work = Work(slices=2, sequences_per_slice=64, window_seconds=WINDOW)
+        else:
+            table, work = (
+                Model(preset="opt-125m"),
+                Work(slices=2, sequences_per_slice=8, window_seconds=WINDOW),
+            )
+        task = Task(manifest_of(table, count, work, LENGTH), cores)
+        sides = {
+            f"{count} peers": stack.enter_context(Chained(task)),
+            f"bare loop, {max(1, len(cores))} threads": stack.enter_context(
+                BareLoop(task, max(1, len(cores)))
+            ),
+            "bare loop, 1 thread": stack.enter_context(BareLoop(task, 1)),
+        }
+        found: dict[str, list[Trained]] = {side: [] for side in sides}
+        for turn in range(3):
+            for side in list(sides)[:: 1 if turn % 2 else -1]:
+                trained = sides[side].train()
+                if turn:  # the first is to warm up
+                    found[side].append(trained)
+    speeds = {side: [task.tokens / (one.end - one.start) for one in some] for side, some in found.items()}
+    costs = {side: [task.tokens / one.cpu for one in some] for side, some in found.items()}
+    peers, many, one = sides
+    figures = {
+        f"throughput_ratio_{count}": ratio(speeds[peers], speeds[many]),
+        f"core_ratio_{count}": ratio(costs[peers], costs[one]),
+    }
+    rows = [Row(f"{side} ({count})", "tokens/s", tuple(some)) for side, some in speeds.items()]
+    return figures, [
+        *rows,
+        *(Row(f"{side} ({count})", "tokens/CPU s", tuple(v)) for side, v in costs.items()),
+    ]
 
 
-def boundary_figures(table: Model, name: str) -> dict[str, float]:
-    """What each codec loses of one microbatch between two stages, and of shard 0's gradient behind it."""
-    first, last = (loaded(table, index, 2, first_vector(table, index, 2, SEED)) for index in range(2))
-    text = tokens_of(table, 1)
-    tokens, targets = np.ascontiguousarray(text[:, :-1]), np.ascontiguousarray(text[:, 1:])
-    found: dict[str, float] = {}
-    exact = np.zeros(0, np.float32)
-    for codec in CODECS:
-        work, after = Slice((0,), tokens.size), Slice((0,), tokens.size)
-        hidden = first.forward(work, 0, tokens)
-        gradient = last.turn(after, 0, through(hidden, codec), targets)
-        if gradient is None:
-            raise ValueError("the last stage has a gradient for the one before")
-        first.backward(work, 0, through(gradient, codec))
-        flat = first.finish(work)
-        exact = flat if codec == "fp32" else exact
-        shape = (hidden.shape[0], hidden.shape[1], hidden.shape[2])
-        found[f"boundary_{name}_{codec}_bytes_a_token"] = encoded_bytes(shape, codec) / tokens.size
-        found[f"boundary_{name}_{codec}_hidden"] = error(hidden, codec)
-        found[f"boundary_{name}_{codec}_gradient"] = error(gradient, codec)
-        found[f"boundary_{name}_{codec}_update"] = float(np.linalg.norm(flat - exact) / np.linalg.norm(exact))
-    return found
+def links(slices: int) -> dict[str, float]:
+    """Two peers over the link with each codec; and the same without it, which shows what the limit is."""
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="edgeswarm-shards-") as folder:
+        table = own_model(Path(folder), layers=2, width=64, heads=1, inner=64, vocabulary=512)
+        for codec in CODECS:
+            progress(f"shards: a link of 10 MB/s and 20 ms, {codec}")
+            work = Work(slices=slices, sequences_per_slice=2048, window_seconds=WINDOW)
+            cut = table.model_copy(update={"boundary": codec})
+            task = Task(manifest_of(cut, 2, work, 32))
+            limit = task.link_seconds(LINK.rate)
+            for name, link in (("link", LINK), ("loopback", None)):
+                with Chained(task, link) as chain:
+                    once = chain.train()
+                figures[f"{name}_ratio_{codec}"] = limit / (once.end - once.start)
+                figures[f"{name}_tokens_{codec}"] = task.tokens / (once.end - once.start)
+    figures["link_limit_ratio"] = min(figures[f"link_ratio_{codec}"] for codec in CODECS)
+    return figures
 
 
-def through(x: np.ndarray, codec: Codec) -> np.ndarray:
-    return decode(encode(x, codec), codec, (x.shape[0], x.shape[1], x.shape[2]))
+def kills(quick: bool) -> dict[str, float]:
+    """A swarm with kills; in full also the same one without."""
+    if quick:
+        ran = demo(shards=2, peers=4, rounds=4, window=2.0, kill_every=4.0)
+    else:
+        ran = demo(shards=4, peers=8, rounds=12, window=10.0, kill_every=30.0)
+    figures = {
+        "lost_or_doubled": float(ran.counting.wrong),
+        "counted_microbatches": float(ran.counting.microbatches),
+        "replayed_rounds": float(ran.counting.rounds),
+        "kills": float(ran.kills),
+        "kills_attempts": float(ran.attempts),
+        "kills_final_hashes": float(ran.hashes),
+    }
+    if not quick:
+        calm = demo(shards=4, peers=8, rounds=8, window=10.0, kill_every=None)
+        figures["kept_share"] = ran.tokens_a_second / calm.tokens_a_second
+        figures["calm_lost_or_doubled"] = float(calm.counting.wrong)
+    return figures
 
 
-def loaded(table: Model, index: int, count: int, vector: np.ndarray) -> Stage:
-    stage = Stage(build_shard(table, index, count))
-    stage.load(vector)
-    return stage
+def parity() -> dict[str, float]:
+    """Eight peers in two shards with masks and in four without, against one process each."""
+    figures: dict[str, float] = {}
+    for shards, mode in ((2, "secure"), (4, "plain")):
+        found = compare(shards, mode, rounds=12, heldout=64)
+        figures |= {
+            f"loss_gap_{shards}_{mode}": found.gap,
+            f"loss_{shards}_{mode}": found.swarm,
+            f"loss_torch_{shards}_{mode}": found.torch,
+            f"replica_hashes_{shards}_{mode}": float(found.distinct),
+            "loss_before": found.before,
+        }
+    figures["loss_gap"] = max(value for name, value in figures.items() if name.startswith("loss_gap_"))
+    return figures
 
 
-def tokens_of(table: Model, sequences: int) -> np.ndarray:
-    vocabulary = untied(table).vocab_size
-    return np.random.default_rng(0).integers(4, vocabulary, (sequences, LENGTH + 1)).astype(np.int32)
+def memory(preset: str, count: int) -> dict[str, float]:
+    """What each shard's work takes."""
+    figures: dict[str, float] = {}
+    sizes = shard_sizes(Model.model_validate({"preset": preset}), count)
+    for index, size in enumerate(sizes):
+        progress(f"shards: memory of {preset}, shard {index} of {count}")
+        name = f"peak_{name_of(preset)}_{count}_{index}"
+        figures[f"{name}_bytes"] = float(shard_memory.measure(preset, count, index))
+        figures[f"{name}_over_share"] = figures[f"{name}_bytes"] / (4 * size.parameters)
+    return figures
+
+
+def manifest_of(table: Model, count: int, work: Work, length: int) -> Manifest:
+    return Manifest(
+        run=Run(min_peers=count),
+        model=table.model_copy(update={"shards": count}),
+        data=Data(sequence_length=length + 1),
+        work=work,
+        aggregation=Aggregation(mode="plain"),
+    )
+
+
+def name_of(preset: str) -> str:
+    return preset.replace("-", "_").replace(".", "_")
 
 
 if __name__ == "__main__":

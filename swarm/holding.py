@@ -12,7 +12,7 @@ from swarm.data import Dataset
 from swarm.manifest import Manifest
 from swarm.settings import Settings
 from swarm.shards.compute import ShardCompute
-from swarm.shards.needs import choose_move, choose_shard
+from swarm.shards.needs import choose_move, choose_shard, room_of
 from swarm.shards.stage import Halved
 from swarm.store import Store
 from verify.record import History
@@ -77,6 +77,7 @@ class Holding:
             settings.threads,
             self._busy,
             self._halved,
+            room_of(manifest, shard, settings.memory),
         )
         await compute.prepare()
         self.compute = compute

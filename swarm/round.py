@@ -603,6 +603,8 @@ class Participant:
         assert self.session is not None
         self.phase = Phase.APPLY
         weight = sum(self.session.adverts[peer][1].weight for peer in done.survivors)
+        if not weight:
+            return self._vote_void("nobody who did a slice is left in its cell")
         self._beacon = done.beacon
         self._result = CellResult(
             run=self.history.run,

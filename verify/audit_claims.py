@@ -1,6 +1,6 @@
 """What peers claim outside the records' chain: heads of their own ledgers, and evidence against others."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from proto.canonical import PeerID
 from proto.errors import MessageRefused, SwarmError
@@ -13,12 +13,12 @@ from verify.record import History
 from verify.statement import open_signed
 from verify.work_evidence import read_boundary, read_order, read_update
 
-READERS: dict[str, Callable[[PortableEvidence, Rules], object]] = {
+COMPUTED: Mapping[str, Callable[[PortableEvidence, Rules], object]] = {
     "update": read_update,
     "boundary": read_boundary,
     "order": read_order,
 }
-"""Of evidence that takes more than what is in it."""
+"""Kinds of evidence that take computing again, and how they are read."""
 Slot = tuple[int, int]
 """(round, attempt)."""
 
@@ -85,9 +85,9 @@ def judge_evidence(
     case: PortableEvidence, rules: Rules, reexecute: Callable[[], bool | None] | None
 ) -> tuple[Holds, str]:
     """Whether a piece of evidence holds, and what it proves or why it does not."""
-    if case.kind in READERS:
+    if case.kind in COMPUTED:
         try:
-            READERS[case.kind](case, rules)
+            COMPUTED[case.kind](case, rules)
             again = None if reexecute is None else reexecute()
         except MessageRefused as refusal:
             return "does not hold", str(refusal)

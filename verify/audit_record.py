@@ -54,8 +54,9 @@ def differences(before: History, record: Record, facts: SessionFacts, shown: Sho
             yield f"its {name}{of} {'is' if name == 'beacon' else 'are'} not what the session's {source}"
     if record.cells:
         yield from _chain_differences(before, record, facts, shown)
-    carried = [votes for one in {**shown, facts.shard: facts}.values() for votes in one.carried]
-    if shown.keys() | {facts.shard} == set(range(len(record.sessions))):
+    here = {**shown, facts.shard: facts}
+    carried = [union_of_statements(before, one.carried) for one in here.values()]  # as each cell tells all
+    if len(here) == len(record.sessions):
         right = record.statements == union_of_statements(before, carried)
     else:
         right = not leaves_out(before, record.statements, carried)
@@ -112,8 +113,9 @@ def _chain_differences(before: History, record: Record, facts: SessionFacts, sho
         strange = sorted({one.chain for one in {*mine} ^ {*_chains(other)}})
         if strange:
             yield f"shards {facts.shard} and {shard} do not count the same of chains {strange}"
-    if shown.keys() | {facts.shard} == set(range(len(record.cells))):
-        met = {peer for one in {**shown, facts.shard: facts}.values() for peer in one.members}
+    here = {**shown, facts.shard: facts}
+    if len(here) == len(record.cells):
+        met = {peer for one in here.values() for peer in one.members}
         if len(met) < before.quorum:
             yield f"its sessions have {len(met)} members, {before.quorum} had to meet"
 

@@ -36,7 +36,7 @@ from verify.identity import verify
 from verify.lottery import attempt_seed, in_turn, session_beacon
 from verify.record import Roster, colluders, thresholds
 from verify.statement import open_signed
-from verify.wiring import NoReplica, Wired, wire
+from verify.wiring import Wired, WiringRefused, wire
 
 M = TypeVar("M", bound=Message)
 S = TypeVar("S", bound=SessionMessage)
@@ -73,7 +73,7 @@ class Stage:
             return ()
         try:
             return wire(self.beacon, self.round, attempt, self.throughput)
-        except NoReplica:
+        except WiringRefused:
             return ()
 
 

@@ -49,7 +49,7 @@ class Attempt:
 
 
 class ShardCompute(Compute):
-    """Computes shard `shard`. Arguments as of `Compute`; `say` hears of every microbatch that was halved."""
+    """Computes shard `shard`. Arguments as of `Compute`; `say` and `room`: as of `Stage`."""
 
     def __init__(
         self,
@@ -61,9 +61,10 @@ class ShardCompute(Compute):
         threads: int = 1,
         busy: Callable[[str], None] = lambda phase: None,
         say: Callable[[Halved], None] = lambda halved: None,
+        room: int = 0,
     ) -> None:
         super().__init__(manifest, dataset, directory, device, threads, busy)
-        self.shard, self._say = shard, say
+        self.shard, self._say, self._room = shard, say, room
         self._attempt: Attempt | None = None
         self._loaded = b""
         self._stage: Stage
@@ -133,7 +134,8 @@ class ShardCompute(Compute):
     def _prepare(self) -> None:
         torch.set_num_threads(self._threads)
         table = self._manifest.model
-        self._stage = Stage(build_shard(table, self.shard, table.shards), self._device, self._say)
+        shard = build_shard(table, self.shard, table.shards)
+        self._stage = Stage(shard, self._device, self._say, self._room)
 
     def _measure(self, name: bytes) -> int:
         return 0  # chains measure the held-out loss: nobody has all of the model
@@ -227,7 +229,9 @@ class ShardCompute(Compute):
     def _complete(self, place: tuple[int, int], work: Slice) -> None:
         now = self._now
         del now.open[place]
-        encoded = now.encoder.encode(self._stage.finish(work), dither_of(*place))
+        gradient = self._stage.finish(work)
+        encoded = now.encoder.encode(gradient, dither_of(*place))
+        self._stage.reuse(gradient)
         now.digests[place] = chunk_digests(encoded, CHUNK)
         now.places[place] = len(now.places)
         now.losses[place] = work.loss / work.tokens

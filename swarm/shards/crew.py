@@ -40,6 +40,7 @@ from swarm.shards.chain import (
     Starved,
 )
 from verify.chains import (
+    EVALUATED,
     BoundaryList,
     Codec,
     Counted,
@@ -52,8 +53,6 @@ from verify.opened import Passed
 from verify.statement import open_signed
 from verify.wiring import Wired
 
-EVALUATED = 1
-"""Slices at the beginning of a chain that are for evaluation."""
 MOST = 3
 """Windows, with their grace, that a first slice may take."""
 

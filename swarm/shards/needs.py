@@ -20,6 +20,7 @@ from verify.record import History
 STAGE_BYTES = 64 << 20
 """Hidden states of the microbatches in flight, and of the one that is computed; measured."""
 EQUAL_SPEED = 1 << 40
+SHARED = 4
 SPARE = 2
 """Peers that a move leaves to a shard in the clear: one may die."""
 
@@ -44,6 +45,11 @@ def shard_needs(manifest: Manifest) -> tuple[Need, ...]:
         memory += 3 * 4 * LOGITS if index == count - 1 else 0
         needs.append(Need(memory, size.work, snapshot_bytes(layout)))
     return tuple(needs)
+
+
+def room_of(manifest: Manifest, shard: int, memory: int) -> int:
+    """Bytes that a peer may use to compute less: a part of what its shard leaves, as others may be here."""
+    return max(0, memory - shard_needs(manifest)[shard].memory) // SHARED
 
 
 def choose_move(history: History, manifest: Manifest, me: PeerID, memory: int) -> int | None:

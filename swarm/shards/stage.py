@@ -4,7 +4,8 @@ The promise: a slice's gradient is a function of the shard's weights and of what
 Its microbatches are added up in rising order, whatever order they arrive in elsewhere, so the same inputs
 give the same bits on the same kind of machine, whoever computes. Of a microbatch in flight only the stage's
 input is kept; what lies between is computed again on the way back (Chen et al. 2016, with one segment a
-stage). The last stage goes back at once and computes nothing twice.
+stage), unless there is `room` to keep it: the bits are the same. The last stage goes back at once and
+computes nothing twice.
 
 A microbatch that does not fit into memory is halved by rows, and so are those after it; every halving is
 said. Where memory runs out on the way back, tensors whose gradient was added by then are left out of the
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -55,7 +57,7 @@ class Halved:
     reason: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Slice:
     """A slice in work at one stage: its microbatches in the order in which they are added.
 
@@ -75,10 +77,27 @@ class Slice:
         return sum(x.numel() * x.element_size() for x in self.kept.values())
 
 
-class Stage:
-    """Owns a shard's module on its device. `say` hears of every halving."""
+@dataclass(frozen=True, eq=False)
+class _Graph:
+    """Rows that went forward, and that autograd can take back; `size` in bytes."""
 
-    def __init__(self, shard: Shard, device: str = "cpu", say: Callable[[Halved], None] = lambda _: None):
+    rows: slice
+    inner: torch.Tensor
+    out: torch.Tensor
+    size: int
+
+
+class Stage:
+    """Owns a shard's module on its device. `say` hears of every halving. `room`: bytes for what lies between
+    input and output of microbatches in flight."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        device: str = "cpu",
+        say: Callable[[Halved], None] = lambda _: None,
+        room: int = 0,
+    ):
         self.layout: Layout = layout_of(shard)
         self.cut = shard.cut
         self._shard, self._device, self._say = shard.to(device), device, say
@@ -94,6 +113,9 @@ class Stage:
         self._rows: int | None = None
         self._bound: torch.Tensor | None = None  # what gradients are added to
         self._added: set[int] = set()  # trained tensors that the running piece has added to
+        self._room, self._graph_bytes = room, 0.0  # a row's; 0: not known yet
+        self._graphs: WeakKeyDictionary[Slice, dict[int, list[_Graph]]] = WeakKeyDictionary()
+        self._spare: torch.Tensor | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -112,6 +134,7 @@ class Stage:
                 f"a vector {vector.dtype} {list(vector.shape)} for shard {self.cut.index}, "
                 f"which has float32 [{self.layout.size}]"
             )
+        self._graphs.clear()  # they are of other weights
         load_vector(self._shard, self.layout, vector)
 
     def forward(self, work: Slice, microbatch: int, x: np.ndarray) -> np.ndarray:
@@ -124,8 +147,7 @@ class Stage:
         if microbatch not in work.microbatches[work.done :] or microbatch in work.kept:
             raise MicrobatchRefused(f"microbatch {microbatch} is not of this slice, or was computed before")
         kept = self._take(x)
-        with torch.no_grad():
-            pieces = self._pieces(len(kept), lambda rows: self._shard(kept[rows]))
+        pieces = self._pieces(len(kept), lambda rows: self._ahead(work, microbatch, kept[rows], rows))
         work.kept[microbatch] = kept
         return _give(pieces)
 
@@ -142,9 +164,12 @@ class Stage:
             raise MicrobatchRefused(f"a gradient {gradient.dtype} {list(gradient.shape)} for {list(x.shape)}")
         outer = torch.from_numpy(gradient).to(self._device)
 
+        graphs = {(one.rows.start, one.rows.stop): one for one in self._take_graphs(work, microbatch)}
+
         def one(rows: slice) -> torch.Tensor | None:
-            inner = self._leaf(x[rows])
-            return self._add(work, inner, self._shard(inner), outer[rows])
+            kept = graphs.pop((rows.start, rows.stop), None)
+            inner = self._leaf(x[rows]) if kept is None else kept.inner
+            return self._add(work, inner, self._shard(inner) if kept is None else kept.out, outer[rows])
 
         found = self._through(work, len(x), one)
         del work.kept[microbatch]
@@ -177,6 +202,11 @@ class Stage:
         flat = self._flat(work).cpu().numpy()
         work.gradient = None
         return flat
+
+    def reuse(self, vector: np.ndarray) -> None:
+        """What `finish` gave is not needed any more: a later slice adds to it, with its pages mapped."""
+        if self._device == "cpu":
+            self._spare = torch.from_numpy(vector)
 
     def evaluate(self, x: np.ndarray, targets: np.ndarray | None = None) -> np.ndarray | float:
         """Forward alone: hidden states, or in the last stage the summed loss; nothing is kept or added."""
@@ -230,6 +260,31 @@ class Stage:
         logits = self._shard(hidden)
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum")
 
+    def _ahead(self, work: Slice, microbatch: int, x: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Some rows forward, with what lies between kept if it fits."""
+        held = sum(one.size for slices in self._graphs.values() for some in slices.values() for one in some)
+        if held + self._graph_bytes * len(x) > self._room or not self._room:
+            with torch.no_grad():
+                bare: torch.Tensor = self._shard(x)
+            return bare
+        inner, found = self._leaf(x), dict[int, int]()
+        if self._graph_bytes:
+            out: torch.Tensor = self._shard(inner)
+        else:
+            with torch.autograd.graph.saved_tensors_hooks(partial(_weigh, found), lambda tensor: tensor):
+                out = self._shard(inner)
+            for tensor in self._shard.parameters():
+                found.pop(tensor.untyped_storage().data_ptr(), None)
+            self._graph_bytes = max(1.0, sum(found.values()) / len(x))
+        size = int(self._graph_bytes * len(x))
+        if held + size <= self._room:
+            kept = self._graphs.setdefault(work, {}).setdefault(microbatch, [])
+            kept.append(_Graph(rows, inner, out, size))
+        return out.detach()
+
+    def _take_graphs(self, work: Slice, microbatch: int) -> list[_Graph]:
+        return self._graphs.get(work, {}).pop(microbatch, [])
+
     def _add(
         self, work: Slice, inner: torch.Tensor, out: torch.Tensor, outer: torch.Tensor | None
     ) -> torch.Tensor | None:
@@ -249,6 +304,8 @@ class Stage:
         self._added.add(index)
 
     def _flat(self, work: Slice) -> torch.Tensor:
+        if work.gradient is None and self._spare is not None:
+            work.gradient, self._spare = self._spare.zero_(), None
         if work.gradient is None:
             work.gradient = torch.zeros(self.layout.size, dtype=torch.float32, device=self._device)
         return work.gradient
@@ -289,6 +346,10 @@ class Stage:
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
         # Outside the handler: its traceback would keep the tensors that did not fit alive.
+        if self._room:  # what lies between can be computed again
+            self._room = 0
+            self._graphs.clear()
+            return self._piece(rows, one, added | self._added)
         if size == 1:
             raise OutOfMemory(
                 f"one sequence does not fit into memory at shard {self.cut.index} ({reason}); "
@@ -337,6 +398,13 @@ def run_slice(stages: Sequence[Stage], sequences: np.ndarray) -> tuple[list[np.n
                 raise ValueError("only the first stage has no gradient to hand on")
             gradient = stage.backward(work, index, gradient)
     return [stage.finish(work) for stage, work in zip(stages, slices, strict=True)], slices[-1].loss
+
+
+def _weigh(found: dict[int, int], tensor: torch.Tensor) -> torch.Tensor:
+    """Note the bytes of what autograd keeps, by storage."""
+    storage = tensor.untyped_storage()
+    found[storage.data_ptr()] = storage.nbytes()
+    return tensor.detach()
 
 
 def _give(pieces: list[torch.Tensor]) -> np.ndarray:

@@ -113,12 +113,13 @@ def join(
     round_: int | None = None,
     invitation: bytes | None = None,
     trial: tuple[tuple[int, ...], ...] = (),
+    shard: int = 0,
 ) -> bytes:
     at = history.round if round_ is None else round_
     asked = Join(
         run=history.run,
         round=at,
-        shard=0,
+        shard=shard,
         data_root=None,
         data_count=0,
         invitation=invitation,

@@ -23,6 +23,8 @@ class ShardedSwarm(VirtualSwarm):
     """A virtual swarm of several shards. `certificates`: what a peer comes to hold; a test may lie."""
 
     shards = 2
+    at_once = True
+    """Or chains are real crews' of the virtual swarm."""
 
     def found(self, raw: str) -> None:
         """Begin a run in shards with a manifest."""
@@ -56,8 +58,8 @@ class ShardedSwarm(VirtualSwarm):
         )
 
     def _do(self, me: PeerID, effect: Effect) -> None:
-        super()._do(me, effect)
-        if isinstance(effect, TrainChains) and self.peers[me].machine is not None:
+        if isinstance(effect, TrainChains) and self.at_once:
+            self.on_effect(me, effect)
             work, machine = self.peers[me].work, self.machine(me)
             done = self.work_in_chains(me, effect)
             self._later(
@@ -65,6 +67,8 @@ class ShardedSwarm(VirtualSwarm):
                 me,
                 lambda: machine.trained(effect.slot, done) if work == self.peers[me].work else None,
             )
+        else:
+            super()._do(me, effect)
 
     def work_in_chains(self, me: PeerID, effect: TrainChains) -> Work:
         """What a peer makes of its chains."""
@@ -90,10 +94,12 @@ def sharded_run(
     mode: str = "plain",
     prepare: Callable[[ShardedSwarm], None] = lambda swarm: None,
     seconds: float = 1e5,
+    rate: float = 0.0,
 ) -> Run:
-    """Run a virtual swarm of two shards to its end."""
+    """Run a virtual swarm of two shards to its end. `rate`: of checks, which takes chains of real crews."""
     swarm = ShardedSwarm(peers, rounds)
-    raw = MANIFEST.format(rounds=rounds, mode=mode, rate=0.0, min_peers=peers, founding=[*swarm.peers])
+    swarm.at_once = not rate
+    raw = MANIFEST.format(rounds=rounds, mode=mode, rate=rate, min_peers=peers, founding=[*swarm.peers])
     swarm.found(raw.replace("'", '"') + "[model]\nshards = 2\n")
     prepare(swarm)
     swarm.run(seconds)

@@ -4,7 +4,10 @@ import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from proto.canonical import PeerID
 from secagg.messages import Advert
@@ -14,7 +17,7 @@ from tests.verify.sharded_runs import SLICES, ShardedSwarm, sharded_run
 from verify.audit import Report, audit
 from verify.audit_report import AuditRules, RoundView
 from verify.audit_session import check_round
-from verify.chains import Confirmation
+from verify.chains import Confirmation, Direction
 from verify.record import Cell, Decided, Genesis, Goodbye, Record, whole
 from verify.statement import open_signed, sign
 from verify.wiring import Wired
@@ -89,6 +92,40 @@ def test_the_ledgers_of_a_clean_run_hold(peers: int, mode: str) -> None:
         work = sum(report.peers[peer].weight for peer in cell(made, shard))
         assert work == ROUNDS * SLICES * len(cell(made, 0))
         assert {report.peers[peer].shard for peer in cell(made, shard)} == {shard}
+
+
+def test_chains_of_real_crews_and_the_checks_of_their_members_hold() -> None:
+    made = sharded_run(4, ROUNDS, rate=1.0)
+    report = audited(made, made.peers)
+    assert report.ok, findings(report)
+    assert report.verdicts > 0
+    assert report.verdicts_unseen == 0
+    assert not report.notes
+    assert sum(one.passed for one in report.peers.values()) == report.verdicts
+    assert all(one.drawn for one in report.peers.values())
+
+
+def test_a_ban_for_a_forged_boundary_tensor_takes_computing_again_to_judge() -> None:
+    def prepare(swarm: ShardedSwarm) -> None:
+        liar = sorted(swarm.peers)[0]
+        honest = swarm.chain_tensor
+
+        def forged_tensor(me: PeerID, way: Direction, made: np.ndarray) -> np.ndarray:
+            return -made if me == liar else honest(me, way, made)
+
+        swarm.chain_tensor = forged_tensor  # type: ignore[method-assign]
+
+    made = sharded_run(8, 4, rate=1.0, prepare=prepare)
+    liar = made.peers[0]
+    report = audited(made, made.peers[1:])
+    assert report.history is not None
+    assert report.history.conduct.bans[liar].reason == "boundary", report.history.conduct.bans
+    assert report.ok, findings(report)
+    assert any("re-execution needed" in note for note in report.notes)
+    for holds, ok in ((True, True), (False, False)):
+        sources = [made.source(peer) for peer in made.peers[1:]]
+        again = audit(made.run, sources, made.rules, reexecute=lambda case, history, holds=holds: holds)
+        assert again.ok is ok, findings(again)
 
 
 def test_one_cells_ledger_holds_and_the_other_cells_are_said_to_be_missing(run: Run) -> None:
@@ -390,3 +427,46 @@ def test_where_the_records_are_not_known_certificates_are_checked_for_their_sign
     report = audit(run.run, [run.source(peer, entries)], run.rules)
     assert any("rosters are not known" in note for note in report.notes)
     assert f"entry {at - 1}: advert of {advert.signer}: chain-confirmation: the signature" in findings(report)
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_flipped_bit_is_clean_even_if_the_author_hashes_and_signs_it_anew(
+    run: Run, data: st.DataObject
+) -> None:
+    peer = data.draw(st.sampled_from(run.peers))
+    entries = list(run.entries[peer])
+    at = data.draw(st.integers(0, places(entries, "decided")[-1] - 1), label="entry")
+    kind, content = entries[at][0], bytearray(entries[at][1])
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    entries[at] = (kind, bytes(content))
+    others = [run.source(other) for other in run.peers if other != peer]
+    alone = audit(run.run, [run.source(peer, entries)], run.rules)
+    assert alone.exit_code == 1
+    assert any(one.index == at for one in alone.findings), findings(alone)
+    report = audit(run.run, [run.source(peer, entries), *others], run.rules)
+    assert report.exit_code == 1
+    assert {one.ledger for one in report.findings} == {peer[-4:]}, findings(report)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_certificate_with_other_numbers_is_clean_whoever_signs_it_anew(
+    run: Run, data: st.DataObject
+) -> None:
+    """All peers of a chain lie together: what they say must still be of their place, attempt and weight."""
+    shard = data.draw(st.integers(0, 1))
+    field = data.draw(st.sampled_from(["round", "attempt", "chain", "shard", "slices", "after"]))
+    value: object = data.draw(st.integers(1, 40))
+    if field == "after":
+        value = tuple(data.draw(st.lists(st.sampled_from(run.peers), max_size=2)))
+    which = data.draw(st.integers(0, 1))
+    peer = cell(run, shard)[0]
+    entries = run.entries[peer]
+    chains = open_signed(entries[places(entries, "advert")[which]][1], Advert).message.chains
+    other = tuple(closed_again(run, chains[0], **{field: value}) for _ in chains)
+    if other == chains:
+        return
+    report = with_advert(run, shard, lambda advert: {"chains": other}, which)
+    at = places(entries, "advert")[which]
+    assert any(one.index == at and one.what.startswith("advert of") for one in report.findings)

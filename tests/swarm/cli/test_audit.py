@@ -21,6 +21,7 @@ from swarm.net.public import PublicServer
 from swarm.net.tls import TrustStore
 from swarm.rules import TermsDiffer
 from tests.verify.audited_runs import Run, ledger_of, virtual_run
+from tests.verify.sharded_runs import SLICES, sharded_run
 from verify.case import PortableEvidence
 from verify.checkpoint import Checkpoint, origin_of, read_checkpoint, write_checkpoint
 from verify.identity import make_certificate
@@ -378,6 +379,34 @@ def test_replay_says_what_is_missing_here_and_runs_what_is_not(
         monkeypatch.setattr(cli, "_follows", lambda replays, data, follows=follows: follows)
         done = audit("replay", "3", place.folder / "a", "--run", place.id, "--json")
         assert (done.code, done.json["missing"], done.json["agreed"]) == (code, [], code == 0)
+
+
+def test_a_run_in_shards_is_shown_by_cells_and_its_orders_are_drawn(audit: Any, tmp_path: Path) -> None:
+    run, ledgers = sharded_run(4, 2), []
+    for peer in run.peers[:2]:
+        ledger = ledger_of(run.run, peer, run.entries[peer])
+        text = run.source_of(peer, ledger).checkpoint
+        assert text is not None
+        export(ledger, tmp_path / peer[-4:], text, {})
+        ledgers.append(tmp_path / peer[-4:])
+    done = audit("verify", *ledgers, "--run", run.run.hex(), "--json").json
+    assert (done["ok"], done["notes"], done["sessions"]) == (True, [], 4)
+    shown = audit("show", "2", *ledgers, "--run", run.run.hex())
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert all(f"shard {shard}\n  snapshot" in shown.out for shard in (0, 1))
+    assert shown.out.count(f": {SLICES} slices") == 4
+    said = audit("show", "2", *ledgers, "--run", run.run.hex(), "--json").json
+    assert [cell["session"] for cell in said["record"]["cells"]] == [
+        one["session"] for one in sorted(said["sessions"], key=lambda one: one["shard"])
+    ]
+    one = audit("peer", run.peers[1], *ledgers, "--run", run.run.hex())
+    assert "in the roster, holds shard 1" in one.out
+    replayed = audit("replay", "2", *ledgers, "--run", run.run.hex(), "--json")
+    assert (replayed.code, replayed.json["agreed"], len(replayed.json["orders"])) == (2, False, 4)
+    assert "chains are not computed again here" in replayed.json["missing"][0]
+    alone = audit("replay", "2", ledgers[1], "--run", run.run.hex(), "--json").json
+    assert [order["peer_id"] for order in alone["orders"]] == run.peers[1::2]
+    assert any("no ledger here shows the round's session of shard 0" in what for what in alone["missing"])
 
 
 @pytest.mark.parametrize("command", ["", *cli.COMMANDS])

@@ -48,9 +48,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def stage(index: int, say: Callable[[Halved], None] = lambda _: None) -> Stage:
+def stage(index: int, say: Callable[[Halved], None] = lambda _: None, room: int = 0) -> Stage:
     torch.manual_seed(index)
-    return Stage(Shard(CONFIG, CUTS[index]).train(), say=say)
+    return Stage(Shard(CONFIG, CUTS[index]).train(), say=say, room=room)
 
 
 def new_slice(count: int = 3) -> Slice:
@@ -103,6 +103,72 @@ def test_the_last_stage_keeps_nothing_at_all() -> None:
     assert not work.kept
     with pytest.raises(ValueError, match="turn"):
         one.forward(work, 0, HIDDEN[0])
+
+
+# ---- room for what lies between
+
+PLENTY = 1 << 30
+
+
+def trained(one: Stage, inputs: np.ndarray) -> tuple[list[np.ndarray | None], np.ndarray]:
+    """All that comes out of three microbatches, all of them in flight at once."""
+    work = new_slice()
+    out: list[np.ndarray | None] = [one.forward(work, at, inputs[at]) for at in range(3)]
+    out += [one.backward(work, at, OUTER[at]) for at in range(3)]
+    return out, one.finish(work)
+
+
+@pytest.mark.parametrize(("index", "inputs"), [(0, TOKENS.reshape(3, ROWS, LENGTH)), (1, HIDDEN)])
+def test_what_lies_between_gives_the_same_bits_kept_or_computed_again(index: int, inputs: np.ndarray) -> None:
+    (there, gradient), (again, twice) = (trained(stage(index, room=room), inputs) for room in (PLENTY, 0))
+    assert np.array_equal(gradient, twice)
+    for a, b in zip(there, again, strict=True):
+        assert (a is None and b is None) or np.array_equal(a, b)  # type: ignore[arg-type]
+
+
+def test_only_what_has_room_is_kept_and_it_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = stage(1, room=PLENTY)
+    measured.forward(new_slice(), 0, HIDDEN[0])
+    each = int(measured._graph_bytes * ROWS)
+    assert each > HIDDEN[0].nbytes
+    one = stage(1, room=2 * each + each // 2)
+    scarce = Scarce(one, ROWS, MemoryError(), monkeypatch)
+    trained(one, HIDDEN)
+    assert scarce.passes == 3 + 1  # the third was computed again
+    trained(one, HIDDEN)
+    assert scarce.passes == 2 * (3 + 1)
+
+
+def test_memory_that_runs_out_takes_the_room_before_rows_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Halved] = []
+    one, work = stage(1, said.append, PLENTY), new_slice()
+    for at in range(2):
+        one.forward(work, at, HIDDEN[at])
+    forward, failed = one._shard.forward, list[int]()
+
+    def fails_once(x: torch.Tensor) -> torch.Tensor:
+        if not failed:
+            failed.append(len(x))
+            raise MemoryError
+        return forward(x)
+
+    monkeypatch.setattr(one._shard, "forward", fails_once)
+    one.forward(work, 2, HIDDEN[2])
+    for at in range(3):
+        one.backward(work, at, OUTER[at])
+    assert failed
+    assert not said
+    assert np.array_equal(one.finish(work), gradient_of(stage(1), [0, 1, 2]))
+
+
+def test_a_vector_that_is_used_again_leaves_nothing_of_what_it_held() -> None:
+    one = stage(1)
+    first = gradient_of(one, [0, 1, 2])
+    wanted = first.copy()
+    one.reuse(first)
+    again = gradient_of(one, [0, 1, 2])
+    assert np.shares_memory(first, again)
+    assert np.array_equal(again, wanted)
 
 
 # ---- the order of addition
