@@ -258,7 +258,7 @@ class Judge:
         if not read.boundary:
             return Recompute(next(self._keys), order, read.slice, read.text or None, view)
         then = self._histories[read.advert.round]
-        tensors = _tensors_of(case, read, order, then, self._manifest)
+        tensors = tensors_of(case, read, order, then, self._manifest)
         return Recompute(next(self._keys), order, read.slice, None, view, tensors)
 
     def history_at(self, round_: int) -> History | None:
@@ -305,7 +305,7 @@ class Judge:
             self._judged.pop(next(iter(self._judged)))
 
 
-def _tensors_of(
+def tensors_of(
     case: PortableEvidence, read: Work, order: Order, history: History, manifest: Manifest
 ) -> Tensors:
     """The tensors in a piece of evidence, if they are those that were signed. Raises MessageRefused."""

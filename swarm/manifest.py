@@ -42,6 +42,8 @@ SECURE_PEERS = 4
 """Peers of the smallest roster whose sums are masked: below it nobody may be malicious."""
 MOST_BOUNDARY = 7 << 19
 """Bytes of the largest boundary tensor: 3.5 MiB, so that it fits one message with its header."""
+MOST_PASSED = 24 << 20
+"""Bytes that a slice may bring to a shard, both ways: they are in the evidence of a wrong update."""
 FILE_KINDS = (".txt", ".jsonl", ".parquet")
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -178,6 +180,11 @@ class Manifest(Table):
     energy: Energy = Energy()
 
     @property
+    def probation_checks(self) -> int:
+        """Slices of a newcomer's trial that must be found right; none in shards, which have no trials."""
+        return self.verification.probation_checks if self.model.shards == 1 else 0
+
+    @property
     def ring(self) -> Ring:
         """The ring in which this run's updates add up without overflow. Raises RingOverflow."""
         cell = self.aggregation
@@ -223,7 +230,7 @@ def _clashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """(table.key, reason with the fix) for every combination that cannot run."""
     run, model, data = manifest.run, manifest.model, manifest.data
     cell = manifest.aggregation.largest_cell
-    checked = manifest.verification.rate or manifest.verification.probation_checks
+    checked = manifest.verification.rate or manifest.probation_checks
     if checked and manifest.membership.snapshots_kept < CHECKED_SNAPSHOTS:
         yield (
             "membership.snapshots_kept",
@@ -309,6 +316,13 @@ def _shard_clashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if manifest.aggregation.mode == "plain" and run.min_peers < model.shards:
         reason = f"each of {model.shards} shards needs a peer"
         yield "run.min_peers", f"{reason}; set it to {model.shards} or more"
+    asked = manifest.verification.model_fields_set & {"probation_checks"}
+    if asked and manifest.verification.probation_checks:
+        reason = "no trial of a newcomer is made for shards as yet"
+        yield (
+            "verification.probation_checks",
+            f"{reason}; set it to 0, or leave it out, which is the same here",
+        )
     if shape is not None:
         yield from boundary_clashes(manifest, shape.width, VOCABULARY)
 
@@ -321,6 +335,14 @@ def boundary_clashes(manifest: Manifest, width: int, vocabulary: int) -> Iterato
     codec, length = manifest.model.boundary, manifest.data.sequence_length - 1
     rows = min(manifest.work.sequences_per_slice, rows_at_once(length, vocabulary))
     size = encoded_bytes((rows, length, width), codec)
+    inputs = 2 * manifest.work.sequences_per_slice * encoded_bytes((1, length, width), codec)
+    if manifest.model.shards > 1 and manifest.verification.rate and inputs > MOST_PASSED:
+        fitting = MOST_PASSED * manifest.work.sequences_per_slice // inputs
+        yield (
+            "work.sequences_per_slice",
+            f"evidence has what a slice brings to a shard, {inputs} bytes in {codec}, and holds "
+            f"{MOST_PASSED}; set it to at most {fitting}, or set verification.rate = 0",
+        )
     if manifest.model.shards > 1 and size > MOST_BOUNDARY:
         longest = MOST_BOUNDARY // encoded_bytes((1, 1, width), codec) + 1
         reason = f"{rows} x {length} hidden states of {width} in {codec} are {size} bytes"

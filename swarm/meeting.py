@@ -8,7 +8,7 @@ from secagg.keys import check_public
 from secagg.messages import Advert, Evidence
 from swarm.effects import Slot
 from swarm.manifest import Manifest
-from verify.chains import Confirmation, counted_of, two_confirmations
+from verify.chains import Confirmation, chains_of, counted_of, two_confirmations
 from verify.record import MICRO, History, colluders
 from verify.statement import open_signed
 from verify.wiring import Wired
@@ -55,6 +55,24 @@ def ledger_lies(
         elif advert.head_size == before.head_size and advert.head_root != before.head_root:
             found.append(Evidence("two heads", peer, (before_raw, raw)))
     return found
+
+
+def in_whole_chains(adverts: Adverts, wired: Sequence[Wired]) -> Adverts:
+    """The adverts without those that rest on a chain which another shard's peers do not count alike.
+
+    A chain counts in every shard or in none. Where one of its peers is not here, or may not take part, the
+    others of it stay out of this attempt as well, so that the rest of the swarm goes on.
+    """
+    chains = {peer: set(chains_of(advert, peer, wired)) for peer, (_, advert) in adverts.items()}
+    broken: set[PeerID] | None = None
+    while broken is None or broken:
+        broken = {
+            peer
+            for peer, mine in chains.items()
+            if any(one not in chains.get(other, ()) for one in mine for other in one.path)
+        }
+        chains = {peer: mine for peer, mine in chains.items() if peer not in broken}
+    return {peer: adverts[peer] for peer in chains}
 
 
 def two_ways(adverts: Adverts) -> list[Evidence]:

@@ -13,10 +13,13 @@ import numpy as np
 from proto.errors import SwarmError
 from swarm.compute import Compute
 from swarm.data import load_dataset
+from swarm.effects import Again, Recompute
 from swarm.manifest import Manifest
 from swarm.order import DataView, Order
+from swarm.shards.compute import ShardCompute
 from swarm.snapshot import path_of
-from verify.work_evidence import UpdateCase
+from verify.opened import Tensors
+from verify.work_evidence import BoundaryCase, UpdateCase
 
 
 class NotAtHand(SwarmError):
@@ -62,21 +65,33 @@ def _holding(run_dir: Path, snapshot: bytes) -> Path:
 
 
 def compute_again(
-    read: UpdateCase, order: Order, manifest: Manifest, run_dir: Path, data: Path | None
-) -> np.ndarray:
-    """The integers [size] that the accused's slice gives here. Raises NotAtHand, DataRefused.
+    read: UpdateCase | BoundaryCase,
+    order: Order,
+    manifest: Manifest,
+    run_dir: Path,
+    data: Path | None,
+    tensors: Tensors | None = None,
+) -> Again:
+    """What the accused's slice gives here. Raises NotAtHand, DataRefused, MessageRefused.
 
+    `tensors`: of a chain member's slice, as its evidence has them.
     `run_dir`: a run's folder in a peer's state. `data`: the text, where it is a file of the user's.
     """
     snapshots = _holding(run_dir, order.snapshot)
     dataset = load_dataset(manifest, path=data, cache=run_dir.parent.parent / "cache")
     view = DataView(read.advert.data_count, read.advert.data_root)
 
-    async def compute() -> np.ndarray:
-        machine = Compute(manifest, dataset, snapshots)
+    async def compute() -> Again:
+        shards = manifest.model.shards > 1
+        machine = (
+            ShardCompute(manifest, dataset, snapshots, order.shard)
+            if shards
+            else Compute(manifest, dataset, snapshots)
+        )
         try:
             await machine.prepare()
-            return await machine.recompute(order, read.opening.slice, read.text or None, view)
+            text = None if shards else read.text or None
+            return await machine.again(Recompute(0, order, read.slice, text, view, tensors))
         finally:
             machine.close()
 

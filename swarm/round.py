@@ -60,7 +60,7 @@ from swarm.effects import (
 )
 from swarm.held import Held
 from swarm.manifest import Manifest
-from swarm.meeting import Adverts, believed, ledger_lies, two_ways
+from swarm.meeting import Adverts, believed, in_whole_chains, ledger_lies, two_ways
 from swarm.openings import ShownRounds
 from swarm.order import DataView, Order, trial_order
 from swarm.rules import evidence_rules
@@ -283,6 +283,7 @@ class Participant:
             self._count(refusal)
         self.evidence += [*ledger_lies(self._seen, adverts), *two_ways(adverts)]
         self._seen |= adverts
+        adverts = in_whole_chains(adverts, wired)
         if gathered is not None:
             self._opened = None  # the advert has named its suspects, once
         if gathered is not None and gathered.get(self.me) != self._advert:

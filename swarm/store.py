@@ -20,6 +20,7 @@ from swarm.effects import Slot
 from verify.case import PortableEvidence
 from verify.ledger import Ledger
 from verify.record import Decided, History
+from verify.standing import COMPUTED_AGAIN
 from verify.statement import open_signed
 
 SCHEMA = """
@@ -188,7 +189,7 @@ class Store:
 
     def _keep_snapshot(self, case: PortableEvidence) -> None:
         """A wrong update can only be computed again from its snapshot: the newest of these are not pruned."""
-        named = [open_signed(raw, Advert) for raw in case.adverts] if case.kind == "update" else []
+        named = [open_signed(raw, Advert) for raw in case.adverts] if case.kind in COMPUTED_AGAIN else []
         for signed in named:
             name = f"{signed.message.snapshot.hex()}.snapshot"
             kept = self.directory / "evidence" / name

@@ -179,7 +179,7 @@ class VirtualSwarm:
         founder = identities[0]
         self._chains = VirtualChains(self)
         count = self.manifest.model.shards
-        first = tuple(tagged_hash("virtual-snapshot", bytes([at])) for at in range(count))
+        first = tuple(tagged_hash("virtual-snapshot", *[b""] * at) for at in range(count))
         genesis = Genesis(
             manifest=b"virtual",
             snapshot=whole(first) if count > 1 else first[0],
@@ -191,7 +191,7 @@ class VirtualSwarm:
             recovery_threshold=1,
             suspend_after=self.manifest.membership.suspend_after,
             strikes=self.manifest.verification.strikes,
-            probation_checks=self.manifest.verification.probation_checks,
+            probation_checks=self.manifest.probation_checks,
             largest_cell=self.manifest.aggregation.largest_cell,
             invited=False,
             created=0,

@@ -36,6 +36,7 @@ from swarm.cli.common import (
     StateDir,
     Version,
 )
+from swarm.judging import tensors_of
 from swarm.manifest import Manifest, parse_manifest
 from swarm.order import DataView, Order, chained_order, draw_order
 from swarm.rules import evidence_rules
@@ -51,11 +52,12 @@ from verify.checkpoint import Checkpoint, origin_of, parse_checkpoint, read_chec
 from verify.evidence import Rules as EvidenceRules
 from verify.identity import Identity, public_key_bytes
 from verify.ledger import Entry, Ledger
+from verify.opened import SENT_TOLERANCE
 from verify.record import Genesis, History
 from verify.statement import open_signed
 from verify.tiles import export
 from verify.wiring import wire_chains
-from verify.work_evidence import farthest, read_order, read_update
+from verify.work_evidence import UpdateCase, farthest, read_boundary, read_order, read_update
 
 EXAMPLES = """
 swarm-audit verify demo-run/ledgers/a demo-run/ledgers/b --run RUN_ID
@@ -201,13 +203,14 @@ def reexecute(
 ) -> bool | None:
     """Whether evidence that takes computing again holds; None where that cannot be said here.
 
-    "order" needs the records alone; "update" also torch, and in `state_dir` the snapshot of its round. What a
-    chain's member computed ("boundary", or "update" in a run of several shards) is not computed again here.
+    "order" needs the records alone; the others also torch, and in `state_dir` the snapshot of its round.
     """
-    if history is None or case.kind == "boundary":
+    if history is None:
         return None
     manifest = parse_manifest(history.genesis.manifest)
-    advert, opening = read_order(case, evidence_rules(manifest))
+    rules = evidence_rules(manifest)
+    read = read_boundary(case, rules) if case.kind == "boundary" else None
+    advert = read_order(case, rules)[0] if read is None else read.advert
     shard = history.shard_of(case.against)
     at = (shard, history.snapshot_of(shard))
     if case.against not in history.roster or (advert.shard, advert.snapshot) != at:
@@ -217,19 +220,22 @@ def reexecute(
     chains = chains_of(advert, case.against, wired)
     order = _order(history, advert.attempt, case.against, view, chains, manifest)
     if case.kind == "order":
-        return order.digest() != opening.order
-    if state_dir is None or history.shards or importlib.util.find_spec("torch") is None:
+        return order.digest() != read_order(case, rules)[1].order
+    if state_dir is None or importlib.util.find_spec("torch") is None:
         return None
     from swarm.reexecution import NotAtHand, compute_again  # imports torch
 
-    rules = evidence_rules(manifest)
-    read = read_update(case, rules)
+    work = read or read_update(case, rules)
+    tensors = tensors_of(case, work, order, history, manifest) if history.shards else None
     try:
-        mine = compute_again(read, order, manifest, state_dir / "runs" / case.run.hex(), data)
+        mine = compute_again(work, order, manifest, state_dir / "runs" / case.run.hex(), data, tensors)
     except NotAtHand as missing:
         print(missing, file=sys.stderr)
         return None
-    return convicts(farthest(read, mine, rules.chunk), manifest.verification.tolerance)
+    if isinstance(work, UpdateCase):
+        assert mine.encoded is not None
+        return convicts(farthest(work, mine.encoded, rules.chunk), manifest.verification.tolerance)
+    return convicts(max(mine.apart.values()), SENT_TOLERANCE)
 
 
 # -- show, peer -------------------------------------------------------------------------------------------

@@ -265,9 +265,23 @@ def test_a_model_in_shards_may_say_which_layers_each_has() -> None:
 def test_the_longest_boundary_tensor_fits_a_message_and_one_token_more_does_not(
     length: int, codec: str
 ) -> None:
-    text = f"{LARGE}boundary = '{codec}'\n[data]\nsequence_length = "
+    text = f"{LARGE}boundary = '{codec}'\n[verification]\nrate = 0.0\n[data]\nsequence_length = "
     parse_manifest(f"{text}{length}\n".encode())
     assert f"set it to at most {length}" in refusal(f"{text}{length + 1}\n")
+
+
+def test_what_a_slice_brings_to_a_shard_fits_a_file_of_evidence_where_peers_are_checked() -> None:
+    text = f"{LARGE}[data]\nsequence_length = 896\n[work]\nsequences_per_slice = "
+    assert "sequences_per_slice = 4: evidence has" in refusal(f"{text}4\n")
+    assert "set it to at most 3" in refusal(f"{text}4\n")
+    parse_manifest(f"{text}3\n".encode())
+
+
+def test_no_trial_is_asked_of_newcomers_in_shards() -> None:
+    assert parse_manifest(PLAIN_SHARDS.encode()).probation_checks == 0
+    asked = f"{PLAIN_SHARDS}[verification]\nprobation_checks = 1\n"
+    assert "[verification] probation_checks = 1: no trial" in refusal(asked)
+    assert parse_manifest(b"").probation_checks == 3
 
 
 def test_inline_tables_and_dotted_keys_have_lines() -> None:

@@ -71,7 +71,8 @@ def test_what_was_computed_is_found_again_and_what_was_not_is_found_out(tmp_path
         advert = Advert.model_construct(data_root=None, data_count=0)
         opening = type("Opening", (), {"slice": 0})
         read = UpdateCase(advert, opening, (opened,), ())  # type: ignore[arg-type]
-        again = compute_again(read, order, manifest, run_dir, text)
+        again = compute_again(read, order, manifest, run_dir, text).encoded
+        assert again is not None
         assert np.array_equal(again, encoded)
         assert convicts(farthest(read, again, CHUNK), manifest.verification.tolerance) is holds
     following = replay_orders([(order, 1)], manifest, run_dir, text)
