@@ -265,10 +265,11 @@ class Stage:
         held = sum(one.size for slices in self._graphs.values() for some in slices.values() for one in some)
         if held + self._graph_bytes * len(x) > self._room or not self._room:
             with torch.no_grad():
-                return self._shard(x)
+                out: torch.Tensor = self._shard(x)
+            return out
         inner, found = self._leaf(x), dict[int, int]()
         if self._graph_bytes:
-            out: torch.Tensor = self._shard(inner)
+            out = self._shard(inner)
         else:
             with torch.autograd.graph.saved_tensors_hooks(partial(_weigh, found), lambda tensor: tensor):
                 out = self._shard(inner)
