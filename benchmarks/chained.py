@@ -160,7 +160,8 @@ class BareLoop:
     """One process of plain PyTorch; `with BareLoop(task, threads) as bare:` and then `bare.train()`."""
 
     def __init__(self, task: Task, threads: int) -> None:
-        self._group = Group(serve_bare, 1, task, threads)
+        passive = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin on a busy machine take their own time
+        self._group = Group(serve_bare, 1, task, threads, environments=[passive])
         self._group.told()
 
     def __enter__(self) -> "BareLoop":

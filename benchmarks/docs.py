@@ -24,7 +24,7 @@ PROMISES = {
     "tolerance": "How far honest machines are apart that compute one slice, and the least cheat from them.",
     "attacks": "Every attack against a swarm that checks, and against plain averaging.",
     "verification": "What commitments, checks and an audit cost.",
-    "shards": "Stages of a model in parts, and tensors between them.",
+    "shards": "A model in parts: chains of peers against a bare loop, over a slow link, and with kills.",
     "shaping": "How true the emulated link is to its delay and rate, and a stream of frames over it.",
     "planning": "Plans against DT-FM's genetic algorithm, and what the paper's set-ups should take.",
     "energy": "What metering costs, and what the model says of this machine under three loads.",

@@ -45,14 +45,15 @@ NOTES = (
     "evaluated beside those trained; the bare loop has no optimizer step, peers encode their slices.",
     "A bare loop of several threads waits for the slowest at each product: other load on its cores costs it "
     "more than it costs peers. core_ratio_* is for that.",
-    "Link: 10 MB/s and 20 ms each way by benchmarks.shaping, two stages of one layer, 64 wide, sequences of "
-    "32; the limit is activation bytes over the rate, without frames, TLS and the way back of the last one.",
+    "Link: 10 MB/s and 20 ms each way by benchmarks.shaping, two stages of one layer, 64 wide, microbatches "
+    "of 8,192 tokens; the limit is activation bytes over the rate, without frames, TLS and the last one's "
+    "way back.",
     "lost_or_doubled: whole peers, killed with SIGKILL and started again, one after the other; records, "
     "certificates, and every round computed again in one process: its snapshots must have the records' "
     "hashes.",
 )
 QUICK_NOTES = (
-    "throughput_ratio_2 here: 8 layers of 256, 4,096 token ids; OPT-125m takes longer than this run may.",
+    "throughput_ratio_2 here: 8 layers of 256, 16,384 token ids; OPT-125m takes longer than this run may.",
 )
 
 
@@ -65,7 +66,7 @@ def measure(quick: bool) -> Report:
         found, more = throughput(count, quick)
         figures |= found
         rows += more
-    figures |= links(12 if quick else 30)
+    figures |= links(40 if quick else 120)
     figures |= kills(quick)
     if not quick:
         figures |= parity()
@@ -82,8 +83,8 @@ def throughput(count: int, quick: bool) -> tuple[dict[str, float], list[Row]]:
     with ExitStack() as stack:
         if quick:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeswarm-shards-")))
-            table = own_model(folder, layers=8, width=256, heads=4, inner=1024, vocabulary=4096)
-            work = Work(slices=2, sequences_per_slice=64, window_seconds=WINDOW)
+            table = own_model(folder, layers=8, width=256, heads=4, inner=1024, vocabulary=16_384)
+            work = Work(slices=3, sequences_per_slice=16, window_seconds=WINDOW)
         else:
             table, work = (
                 Model(preset="opt-125m"),
@@ -121,12 +122,12 @@ def links(slices: int) -> dict[str, float]:
     """Two peers over the link with each codec; and the same without it, which shows what the limit is."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="edgeswarm-shards-") as folder:
-        table = own_model(Path(folder), layers=2, width=64, heads=1, inner=64, vocabulary=512)
+        table = own_model(Path(folder), layers=2, width=64, heads=1, inner=8, vocabulary=16)
         for codec in CODECS:
             progress(f"shards: a link of 10 MB/s and 20 ms, {codec}")
-            work = Work(slices=slices, sequences_per_slice=2048, window_seconds=WINDOW)
+            work = Work(slices=slices, sequences_per_slice=1024, window_seconds=WINDOW)
             cut = table.model_copy(update={"boundary": codec})
-            task = Task(manifest_of(cut, 2, work, 32))
+            task = Task(manifest_of(cut, 2, work, 8))
             limit = task.link_seconds(LINK.rate)
             for name, link in (("link", LINK), ("loopback", None)):
                 with Chained(task, link) as chain:
@@ -140,7 +141,7 @@ def links(slices: int) -> dict[str, float]:
 def kills(quick: bool) -> dict[str, float]:
     """A swarm with kills; in full also the same one without."""
     if quick:
-        ran = demo(shards=2, peers=4, rounds=4, window=2.0, kill_every=4.0)
+        ran = demo(shards=2, peers=4, rounds=6, window=2.0, kill_every=12.0)
     else:
         ran = demo(shards=4, peers=8, rounds=12, window=10.0, kill_every=30.0)
     figures = {

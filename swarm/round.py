@@ -289,7 +289,7 @@ class Participant:
         if gathered is not None and gathered.get(self.me) != self._advert:
             return self._vote_void("its own advert was left out or replaced where the group formed")
         if gathered is not None and self.me not in adverts:
-            return self._vote_void("it was left out: too many accuse it")
+            return self._vote_void("it was left out: too many accuse it, or a peer of its chain")
         lacking = self._attempt.lacking(adverts)
         if lacking is not None:
             return self._vote_void(lacking)

@@ -26,10 +26,10 @@ import torch
 import torch.nn.functional as F
 
 from proto.errors import SwarmError
+from swarm.batches import rows_at_once
 from swarm.layout import Layout
 from swarm.model import layout_of, load_vector
 from swarm.shards.slicing import Shard, VectorRefused
-from swarm.sizes import rows_at_once
 
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 NO_MEMORY = "not enough memory"
@@ -265,11 +265,11 @@ class Stage:
         held = sum(one.size for slices in self._graphs.values() for some in slices.values() for one in some)
         if held + self._graph_bytes * len(x) > self._room or not self._room:
             with torch.no_grad():
-                bare: torch.Tensor = self._shard(x)
-            return bare
+                out: torch.Tensor = self._shard(x)
+            return out
         inner, found = self._leaf(x), dict[int, int]()
         if self._graph_bytes:
-            out: torch.Tensor = self._shard(inner)
+            out = self._shard(inner)
         else:
             with torch.autograd.graph.saved_tensors_hooks(partial(_weigh, found), lambda tensor: tensor):
                 out = self._shard(inner)
