@@ -26,10 +26,10 @@ import torch
 import torch.nn.functional as F
 
 from proto.errors import SwarmError
-from swarm.batches import rows_at_once
 from swarm.layout import Layout
 from swarm.model import layout_of, load_vector
 from swarm.shards.slicing import Shard, VectorRefused
+from swarm.sizes import rows_at_once
 
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 NO_MEMORY = "not enough memory"
