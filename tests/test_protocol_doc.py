@@ -18,6 +18,7 @@ from secagg.messages import Advert, SessionMessage
 from swarm.openings import EvidenceAsked, ShownAsked
 from verify.check import ChunksAsked, Computed, SequencesAsked
 from verify.commitment import ChunkOpening, SliceOpening
+from verify.opened import BoundaryAsked, BoundaryOpening, ListAsked, TensorPiece
 from verify.record import Join
 from verify.standing import Judgement, Verdict
 
@@ -27,10 +28,11 @@ LINES = TEXT.splitlines()
 CHECKS = (ROOT / "docs" / "verification.md").read_text().splitlines()
 OF_SESSIONS = [kind for kind in SessionMessage.__subclasses__() if kind.__module__ == messages.__name__]
 OF_CHECKS = [SequencesAsked, Computed, ChunksAsked, ShownAsked, SliceOpening, ChunkOpening]
+OF_CHAINS = [BoundaryAsked, BoundaryOpening, TensorPiece, ListAsked]
 DESCRIBED: list[tuple[type[Message], list[str]]] = [
     *((kind, LINES) for kind in (Advert, *OF_SESSIONS)),
     (EnergyClaim, CHECKS),
-    *((kind, CHECKS) for kind in (*OF_CHECKS, Verdict, Judgement, EvidenceAsked, Join)),
+    *((kind, CHECKS) for kind in (*OF_CHECKS, *OF_CHAINS, Verdict, Judgement, EvidenceAsked, Join)),
 ]
 CONSTANTS: dict[str, ModuleType] = {
     "PROTOCOL_VERSION": messages,
