@@ -141,7 +141,7 @@ def links(slices: int) -> dict[str, float]:
 def kills(quick: bool) -> dict[str, float]:
     """A swarm with kills; in full also the same one without."""
     if quick:
-        ran = demo(shards=2, peers=4, rounds=8, window=2.0, kill_every=8.0)
+        ran = demo(shards=2, peers=4, rounds=8, window=2.0, kill_every=15.0)
     else:
         ran = demo(shards=4, peers=8, rounds=12, window=10.0, kill_every=30.0)
     if not ran.kills:
