@@ -141,9 +141,11 @@ def links(slices: int) -> dict[str, float]:
 def kills(quick: bool) -> dict[str, float]:
     """A swarm with kills; in full also the same one without."""
     if quick:
-        ran = demo(shards=2, peers=4, rounds=6, window=2.0, kill_every=12.0)
+        ran = demo(shards=2, peers=4, rounds=8, window=2.0, kill_every=15.0)
     else:
         ran = demo(shards=4, peers=8, rounds=12, window=10.0, kill_every=30.0)
+    if not ran.kills:
+        raise RuntimeError("the swarm was done before anybody was killed; the benchmark needs more rounds")
     figures = {
         "lost_or_doubled": float(ran.counting.wrong),
         "counted_microbatches": float(ran.counting.microbatches),
