@@ -60,7 +60,7 @@ def test_two_shards_of_two_peers_train_one_model_though_one_is_killed_and_export
     write_text(data)
     manifest.write_text(SHARDED.format(data=data))
     demo = [sys.executable, "-m", "swarm.cli.demo", "--manifest", str(manifest), "--out", str(out)]
-    more = ["--shards", "2", "--peers", "4", "--rounds", "8", "--kill-every", "12"]
+    more = ["--shards", "2", "--peers", "4", "--rounds", "8", "--kill-every", "18"]
     ran = subprocess.run([*demo, *more], capture_output=True, text=True, timeout=400)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
     summary = json.loads((out / "summary.json").read_text())
