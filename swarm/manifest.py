@@ -335,14 +335,6 @@ def boundary_clashes(manifest: Manifest, width: int, vocabulary: int) -> Iterato
     codec, length = manifest.model.boundary, manifest.data.sequence_length - 1
     rows = min(manifest.work.sequences_per_slice, rows_at_once(length, vocabulary))
     size = encoded_bytes((rows, length, width), codec)
-    inputs = 2 * manifest.work.sequences_per_slice * encoded_bytes((1, length, width), codec)
-    if manifest.model.shards > 1 and manifest.verification.rate and inputs > MOST_PASSED:
-        fitting = MOST_PASSED * manifest.work.sequences_per_slice // inputs
-        yield (
-            "work.sequences_per_slice",
-            f"evidence has what a slice brings to a shard, {inputs} bytes in {codec}, and holds "
-            f"{MOST_PASSED}; set it to at most {fitting}, or set verification.rate = 0",
-        )
     if manifest.model.shards > 1 and size > MOST_BOUNDARY:
         longest = MOST_BOUNDARY // encoded_bytes((1, 1, width), codec) + 1
         reason = f"{rows} x {length} hidden states of {width} in {codec} are {size} bytes"
@@ -350,6 +342,14 @@ def boundary_clashes(manifest: Manifest, width: int, vocabulary: int) -> Iterato
             "data.sequence_length",
             f"{reason}, a message between shards holds {MOST_BOUNDARY}; set it to at most {longest}, "
             "or choose a smaller model.boundary",
+        )
+    inputs = 2 * manifest.work.sequences_per_slice * encoded_bytes((1, length, width), codec)
+    if manifest.model.shards > 1 and manifest.verification.rate and inputs > MOST_PASSED:
+        fitting = MOST_PASSED * manifest.work.sequences_per_slice // inputs
+        yield (
+            "work.sequences_per_slice",
+            f"evidence has what a slice brings to a shard, {inputs} bytes in {codec}, and holds "
+            f"{MOST_PASSED}; set it to at most {fitting}, or set verification.rate = 0",
         )
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from transformers import OPTConfig, OPTForCausalLM
 
 from secagg.ring import NonFinite, Ring, check_sum, decode_mean
-from swarm import work
+from swarm import sizes
 from swarm.model import NO_CHANCE, layout_of, read_vector
 from swarm.snapshot import Snapshot, first_snapshot
 from swarm.work import Order, SliceResult, Trainer
@@ -127,7 +127,7 @@ def test_microbatches_do_not_change_a_slice(
     trainer: Trainer, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (whole,) = trainer.train(order(snapshot, slices=1), snapshot, SEQUENCES)
-    monkeypatch.setattr(work, "LOGITS", 3 * 32 * 128)  # 3 sequences: the last microbatch is shorter
+    monkeypatch.setattr(sizes, "LOGITS", 3 * 32 * 128)  # 3 sequences: the last microbatch is shorter
     (parts,) = trainer.train(order(snapshot, slices=1), snapshot, SEQUENCES)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
     assert distance(parts.encoded, whole.encoded) < 5e-3
