@@ -52,7 +52,10 @@ def assert_loads(checkpoint: Path) -> None:
     assert AutoTokenizer.from_pretrained(checkpoint)("which of the following")["input_ids"]
 
 
-SHARDED = MANIFEST.replace("slices = 16", "slices = 8") + "[verification]\nrate = 0.5\n"
+SHARDED = (
+    MANIFEST.replace("slices = 16", "slices = 8")
+    + '[aggregation]\nmode = "plain"\n[verification]\nrate = 0.5\n'
+)
 
 
 def test_two_shards_of_two_peers_train_one_model_and_export_it(tmp_path: Path) -> None:
