@@ -39,6 +39,7 @@ from tests.attacks.rounds import (
 )
 from tests.swarm.test_round import adverts, changed, meeting, participant
 from tests.verify.chain import KEYS, PEERS, begin, said
+from verify.lottery import attempt_seed, in_turn
 from verify.record import colluders, quorum
 from verify.statement import domain_of, open_signed, sign
 
@@ -519,13 +520,22 @@ def copies_a_key(
     gathers(swarm, (2, 0), copy)
 
 
+def two_who_do_not_propose(peers: int) -> list[PeerID]:
+    """In attempt (2, 0) of a swarm of so many: a proposer that lies costs the attempt without evidence."""
+    swarm = swarm_of(peers, rounds=1)
+    swarm.run(seconds=500)
+    (record,) = assert_one_model(swarm, swarm.peers)
+    turns = in_turn(attempt_seed(record.beacon, 2, 0, "survivor-set"), swarm.peers)
+    return sorted(turns[1:])[:2]
+
+
 @pytest.mark.parametrize("peers", [4, 8])
 @pytest.mark.parametrize("copied", ["seal_key", "mask_key"])
 @pytest.mark.parametrize("into", ["seal_key", "mask_key"])
 def test_who_copies_a_key_is_convicted_and_its_user_stays(peers: int, copied: str, into: str) -> None:
     swarm = swarm_of(peers, rounds=4)
     watch = Watch(swarm)
-    liar, victim = sorted(swarm.peers)[1:3]
+    liar, victim = two_who_do_not_propose(peers)
     honest = set(swarm.peers) - {liar}
     copies_a_key(swarm, liar, victim, copied, into)
     swarm.run(seconds=500)
@@ -543,7 +553,7 @@ def test_who_copies_a_key_is_convicted_and_its_user_stays(peers: int, copied: st
 def test_who_copies_a_key_and_deals_nothing_costs_nothing(peers: int, into: str) -> None:
     swarm = swarm_of(peers, rounds=3)
     watch = Watch(swarm)
-    liar, victim = sorted(swarm.peers)[1:3]
+    liar, victim = two_who_do_not_propose(peers)
     copies_a_key(swarm, liar, victim, into, into, joins=False)
     swarm.run(seconds=500)
     chain = assert_one_model(swarm, swarm.peers)

@@ -407,6 +407,7 @@ def test_shards_that_count_different_chains_make_no_record() -> None:
 def test_shards_that_count_different_chains_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("attempt", "cells"):
         monkeypatch.setattr(f"swarm.{module}.counted_alike", lambda cells: True)
+    monkeypatch.setattr("swarm.round.in_whole_chains", lambda adverts, wired: adverts)
     made = sharded_run(4, 1, prepare=lose)
     report = audited(made, made.peers)
     assert report.exit_code == 1
