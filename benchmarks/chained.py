@@ -1,4 +1,4 @@
-"""Peers that do nothing but chains: one a shard, each a process of its own, over the real members port.
+"""Peers that do nothing but chains, each a process of its own, over the real members port.
 
 Runner, crew, signed lists, streams, TLS, encoding and the computing thread are a peer's own; orders, cells
 and agreement are left out. `BareLoop` is what anyone would write: one process with the whole untied model,
@@ -8,6 +8,7 @@ before they train.
 
 import asyncio
 import os
+import statistics
 import tempfile
 import threading
 import time
@@ -38,7 +39,7 @@ from swarm.net.peer_record import PeerRecord
 from swarm.net.streams import Streams
 from swarm.net.tls import TrustStore
 from swarm.order import Order
-from swarm.shards.boundary import encoded_bytes
+from swarm.shards.boundary import encode, encoded_bytes
 from swarm.shards.compute import ShardCompute
 from swarm.shards.crew import EVALUATED
 from swarm.shards.slicing import build_untied, first_vector, join_vectors, untied
@@ -59,16 +60,19 @@ WINDOW = 3600.0
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: all slices of the manifest's work. `cores`: to be pinned to; none: wherever.
-    `room`: each peer's, as of `Stage`."""
+    """What is trained: all slices of the manifest's work, by each of so many chains of one peer a shard.
+
+    `cores`: to be pinned to; none: wherever. `room`: each peer's, as of `Stage`.
+    """
 
     manifest: Manifest
     cores: tuple[int, ...] = ()
     room: int = 1 << 30
+    chains: int = 1
 
     @property
     def tokens(self) -> int:
-        """Predicted tokens that count."""
+        """Predicted tokens of a chain that count."""
         work = self.manifest.work
         return work.slices * work.sequences_per_slice * self.length
 
@@ -97,14 +101,18 @@ class Task:
             return ()
         return (self.cores[shard * len(self.cores) // self.manifest.model.shards],)
 
+    @property
+    def boundary_bytes(self) -> list[int]:
+        """Of each microbatch of a slice, in its order: its activations, and its gradients."""
+        manifest = self.manifest
+        config = untied(manifest.model)
+        batches = microbatches(manifest.work.sequences_per_slice, self.length, config.vocab_size)
+        shapes = [(len(batch), self.length, config.hidden_size) for batch in batches]
+        return [encoded_bytes(shape, manifest.model.boundary) for shape in shapes]
+
     def link_seconds(self, rate: float) -> float:
         """What the activations of all slices, the evaluated one's too, take over a link of `rate` bytes/s."""
-        manifest = self.manifest
-        config, work = untied(manifest.model), manifest.work
-        batches = microbatches(work.sequences_per_slice, self.length, config.vocab_size)
-        shapes = [(len(batch), self.length, config.hidden_size) for batch in batches]
-        size = sum(encoded_bytes(shape, manifest.model.boundary) for shape in shapes)
-        return (work.slices + EVALUATED) * size / rate
+        return (self.manifest.work.slices + EVALUATED) * sum(self.boundary_bytes) / rate
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,18 @@ class Trained:
     slices: int
 
 
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of a peer's stage for one microbatch, alone. The last stage's forward is that of evaluation."""
+
+    forward: float
+    backward: float
+
+
+TIMED = 0
+"""Asked instead of a round's number: each member in turn times its stage."""
+
+
 class Chained:
     """`with Chained(task) as chain:` and then `chain.train()`, as often as wanted.
 
@@ -125,7 +145,8 @@ class Chained:
 
     def __init__(self, task: Task, link: Link | None = None) -> None:
         self._task, self._round = task, 0
-        self._group = Group(serve_member, task.manifest.model.shards, task)
+        shards = task.manifest.model.shards
+        self._group = Group(serve_member, shards * task.chains, task)
         told: list[tuple[str, bytes, int]] = self._group.told()
         self._links = shaped(link, [port for _, _, port in told])
         ports = self._links.__enter__()
@@ -133,7 +154,12 @@ class Chained:
             peer: record_of(certificate, port)
             for (peer, certificate, _), port in zip(told, ports, strict=True)
         }
-        self._group.ask((records, Wired(0, tuple((peer,) for peer, _, _ in told))))
+        cells = [[peer for peer, _, _ in told[shard::shards]] for shard in range(shards)]
+        wired = tuple(
+            Wired(chain, tuple((*cell[chain:], *cell[:chain]) for cell in cells))
+            for chain in range(task.chains)
+        )
+        self._group.ask((records, wired))
 
     def __enter__(self) -> "Chained":
         return self
@@ -150,6 +176,11 @@ class Chained:
             raise RuntimeError(f"slices that count: {[one.slices for one in found]}")
         start, end = min(one.start for one in found), max(one.end for one in found)
         return Trained(start, end, sum(one.cpu for one in found), found[0].slices)
+
+    def stages(self) -> list[Timed]:
+        """Each member's stage, in the members' order: chain after chain, each from its first shard on."""
+        found: list[Timed] = self._group.ask(TIMED)
+        return found
 
     @property
     def pids(self) -> list[int]:
@@ -217,13 +248,13 @@ def shaped(link: Link | None, ports: Sequence[int]) -> Iterator[list[int]]:
 
 
 def serve_member(index: int, pipe: Connection, barrier: Barrier, task: Task) -> None:
-    """The peer of shard `index`."""
-
-    pin(task.core_of(index))
+    """A chain's peer of one shard."""
+    chain, shard = divmod(index, task.manifest.model.shards)
+    pin(task.core_of(shard))
 
     async def run() -> None:
         with tempfile.TemporaryDirectory(prefix="edgeswarm-chained-") as folder:
-            await Member(index, task, Path(folder)).serve(pipe, barrier)
+            await Member(chain, shard, task, Path(folder)).serve(pipe, barrier)
 
     uvloop.run(run())
 
@@ -231,14 +262,15 @@ def serve_member(index: int, pipe: Connection, barrier: Barrier, task: Task) -> 
 class Member:
     """Takes part in chains, as a peer does."""
 
-    def __init__(self, shard: int, task: Task, folder: Path) -> None:
-        self._shard, self._task, self._folder = shard, task, folder
+    def __init__(self, chain: int, shard: int, task: Task, folder: Path) -> None:
+        self._chain, self._shard, self._task = chain, shard, task
         self._identity = Identity.generate()
         self._trust = TrustStore(make_certificate(self._identity))
         self._streams = Streams(self._trust, self)
         self._server = MembersServer(self._trust, self, streams=self._streams)
         self._client = MembersClient(self._trust, self._streams)
         self._store = Store(folder, RUN)
+        self._compute = ShardCompute(task.manifest, task.text, self._store.snapshots, shard, room=task.room)
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: ChainRunner
 
@@ -246,7 +278,7 @@ class Member:
         """Open the port, learn the others' records, and train as asked until the pipe closes."""
         manifest, folder = self._task.manifest, self._store.snapshots
         table = manifest.model
-        compute = ShardCompute(manifest, self._task.text, folder, self._shard, room=self._task.room)
+        compute = self._compute
         await compute.prepare()
         vector = first_vector(table, self._shard, table.shards, SEED)
         snapshot = first_snapshot(compute.layout, vector, manifest.aggregation.initial_scale)
@@ -271,7 +303,14 @@ class Member:
         pipe.send(None)
         try:
             while True:
-                effect = self._effect(await asyncio.to_thread(pipe.recv), snapshot.hash, wired)
+                asked = await asyncio.to_thread(pipe.recv)
+                effect = self._effect(asked, snapshot.hash, wired)
+                if asked == TIMED:
+                    for turn in range(barrier.parties):
+                        await asyncio.to_thread(barrier.wait)
+                        if turn == self._chain * manifest.model.shards + self._shard:
+                            pipe.send(await self._time(effect))
+                    continue
                 await asyncio.to_thread(barrier.wait)
                 start, before = time.monotonic(), time.process_time()
                 work = await self._runner.train(effect)
@@ -286,7 +325,7 @@ class Member:
             await asyncio.to_thread(compute.close)
             self._store.close()
 
-    def _effect(self, round_: int, snapshot: bytes, wired: Wired) -> TrainChains:
+    def _effect(self, round_: int, snapshot: bytes, wired: tuple[Wired, ...]) -> TrainChains:
         slices = self._task.slices
 
         def order(counted: Sequence[tuple[int, int]]) -> Order:
@@ -294,7 +333,31 @@ class Member:
             chosen = tuple(slices[index] for _, index in places)
             return Order(RUN, round_, 0, self._shard, snapshot, chosen, SEED, chained=places)
 
-        return TrainChains((round_, 0), self._shard, snapshot, (wired,), (slices,), order, SEED, WINDOW)
+        work = (slices,) * len(wired)
+        return TrainChains((round_, 0), self._shard, snapshot, wired, work, order, SEED, WINDOW)
+
+    async def _time(self, effect: TrainChains) -> Timed:
+        """Microbatches of all slices from tensors made up, as chains hand them to the computing thread."""
+        compute, manifest = self._compute, self._task.manifest
+        await compute.begin(effect)
+        found: dict[str, list[float]] = {"evaluated": [], "forward": [], "backward": []}
+        chance, last = np.random.default_rng(0), self._shard == manifest.model.shards - 1
+        count = len(compute.batches)
+        for number in range((manifest.work.slices + EVALUATED) * count):
+            shape = (
+                len(compute.batches[number % count]),
+                self._task.length,
+                untied(manifest.model).hidden_size,
+            )
+            tensor = encode(chance.normal(size=shape).astype(np.float32) / 100, manifest.model.boundary)
+            for backward in (True,) if last else (False, True):
+                given = None if self._shard == 0 and not backward else tensor
+                start = time.perf_counter()
+                await compute.microbatch(self._chain, number, backward, given)
+                what = "evaluated" if number < EVALUATED * count else "backward" if backward else "forward"
+                found[what].append(time.perf_counter() - start)
+        forward = found["evaluated"] if last else found["forward"]
+        return Timed(statistics.median(forward), statistics.median(found["backward"]))
 
     def _sign(self, message: Message) -> bytes:
         return sign(self._identity, message)

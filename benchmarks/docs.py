@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Report, Row, number
+from swarm.picture import new_figure, write_png
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
@@ -118,12 +119,10 @@ def growth(report: Report, what: str) -> dict[tuple[int, int], float]:
 
 def plot_growth(report: Report, path: Path) -> None:
     """Draw processor time and bytes a peer, by members at 1M elements and by elements at 8 members: a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     cpu, megabytes = growth(report, "cpu_seconds"), growth(report, "megabytes")
-    figure = Figure(figsize=(9, 4), dpi=130, layout="constrained")
+    figure = new_figure(9, 4, dpi=130)
     panels = (
         (0, 1_000_000, 1, "members, 1M elements (16-bit ring)"),
         (1, 8, 1_000_000, "million elements, 8 members (16-bit ring)"),
@@ -151,7 +150,7 @@ def plot_growth(report: Report, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(handles=lines, loc="upper left")
     figure.suptitle("Secure aggregation: what a peer's round costs")
-    FigureCanvasAgg(figure).print_png(path)
+    write_png(figure, path)
 
 
 def main() -> None:

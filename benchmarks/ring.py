@@ -26,6 +26,7 @@ from swarm.data import Dataset, load_dataset
 from swarm.manifest import Manifest, Work, parse_manifest
 from swarm.model import build_model, layout_of, load_vector, read_vector
 from swarm.order import Order
+from swarm.picture import new_figure, write_png
 from swarm.snapshot import Snapshot, first_snapshot
 
 GOALS = {
@@ -165,10 +166,7 @@ def notes(sequences: int, sample: int, whole: int) -> tuple[str, ...]:
 
 def draw(path: Path, k16: Curve, k32: Curve, fp32: Curve) -> None:
     """The three curves, and below them how far the rings are from fp32, in percent; a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 5), dpi=130, layout="constrained")
+    figure = new_figure(7, 5, dpi=130)
     above, below = figure.subplots(2, sharex=True, height_ratios=(5, 3))
     rounds, most = list(fp32.points), 0.5
     above.plot(rounds, list(fp32.points.values()), color="#b8c2cc", linewidth=6, label="fp32 averaging")
@@ -190,8 +188,7 @@ def draw(path: Path, k16: Curve, k32: Curve, fp32: Curve) -> None:
     above.legend()
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(path)
+    write_png(figure, path)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from swarm.data import Dataset, load_dataset
 from swarm.manifest import parse_manifest
 from swarm.model import FROZEN, build_model, layout_of, load_vector, read_vector
 from swarm.order import Order
-from swarm.sizes import LOGITS
+from swarm.sizes import rows_at_once
 from swarm.snapshot import first_snapshot
 
 CACHE = user_cache_path("edgeswarm") / "benchmarks"
@@ -131,7 +131,7 @@ class BareLoop:
         start = time.perf_counter()
         indices = [index for chosen in order.slices for index in chosen]
         length = self._sequences.shape[1] - 1
-        rows = max(1, LOGITS // (length * self.model.config.vocab_size))
+        rows = rows_at_once(length, self.model.config.vocab_size)
         self._optimizer.zero_grad()
         for at in range(0, len(indices), rows):
             batch = torch.from_numpy(self._sequences[indices[at : at + rows]]).long()

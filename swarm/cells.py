@@ -107,20 +107,23 @@ def record_of(
         raise Unequal(f"the shards did {weights} slices, not the same: a peer was lost after its chain ended")
     last = [adverts[peer] for peer in results[-1].survivors if adverts[peer].weight]
     cells = tuple(one.cell for one in results) if history.shards else ()
-    one = results[0]
+
+    def of_all(names: list[bytes]) -> bytes:
+        return whole(names) if history.shards else names[0]
+
     return Record(
         run=history.run,
         round=slot[0],
         attempt=slot[1],
         previous=history.head,
-        snapshot=whole([cell.snapshot for cell in cells]) if cells else one.snapshot,
-        session=whole([cell.session for cell in cells]) if cells else one.session,
+        snapshot=of_all([one.snapshot for one in results]),
+        session=of_all([one.session for one in results]),
         survivors=survivors,
         weights=tuple(advert.weight for _, advert in named),
         tokens=sum(advert.tokens for advert in last),
         loss=sum(advert.loss * advert.weight for advert in last) // weights[0],
         heldout=median([advert.heldout for advert in last]),
-        beacon=whole([cell.beacon for cell in cells]) if cells else one.beacon,
+        beacon=of_all([one.beacon for one in results]),
         data=tuple(
             (peer, advert.data_root, advert.data_count)
             for peer, advert in named

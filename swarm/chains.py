@@ -10,13 +10,13 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from proto.canonical import Message, PeerID
 from proto.errors import MessageRefused
 from swarm.effects import TrainChains, Work
 from swarm.manifest import Manifest
-from swarm.net.rpc import Refused, Unreachable
+from swarm.net.rpc import Refused, Speaker, Unreachable
 from swarm.shards.chain import ChainRefused, ChainSpeech, Replaced, Starved
 from swarm.shards.compute import ShardCompute
 from swarm.shards.crew import Crew, CrewEffect, Done, Run, Speak, Task, Tick
@@ -34,12 +34,6 @@ HELD = 64
 """Frames that came before their attempt, at most."""
 OUTGOING = 256
 PAUSE_SECONDS = 0.2
-
-
-class Speaker(Protocol):
-    """See swarm.net.rpc.Transport."""
-
-    async def speak(self, to: PeerID, header: bytes, tensor: bytes) -> None: ...
 
 
 class ChainRunner:

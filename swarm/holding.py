@@ -6,10 +6,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from proto.canonical import Message, PeerID
-from swarm.chains import ChainRunner, Speaker
+from swarm.chains import ChainRunner
 from swarm.compute import Compute
 from swarm.data import Dataset
 from swarm.manifest import Manifest
+from swarm.net.rpc import Speaker
 from swarm.settings import Settings
 from swarm.shards.compute import ShardCompute
 from swarm.shards.needs import choose_move, choose_shard, room_of

@@ -238,5 +238,8 @@ def of_microbatch(text: Sequence[bytes], way: Direction, at: int) -> tuple[bytes
 
 
 def is_opening(raw: bytes) -> bool:
-    """Whether a statement says that it is a chain member's opening."""
-    return raw[:1] == STATEMENT and domain_of(raw) == BoundaryOpening.DOMAIN
+    """Whether this says that it is a chain member's opening."""
+    try:
+        return domain_of(raw) == BoundaryOpening.DOMAIN
+    except MessageRefused:  # it is no statement: what it must be instead, it is examined as
+        return False

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from proto.errors import SwarmError
 from swarm.carbon.comparison import METRICS, Case
 from swarm.carbon.parameters import BY_NAME, Values
 from swarm.carbon.sensitivity import HEADLINES, Swing, heat
+from swarm.picture import new_figure, write_png
 
 TITLES = {
     "energy": "Energy",
@@ -23,10 +23,6 @@ SHADES = 3
 """Colours end at ratios of 2 to this power."""
 
 
-class NoPlots(SwarmError):
-    """matplotlib is not there, or the folder cannot be written."""
-
-
 def draw_all(
     folder: Path,
     values: Values,
@@ -36,29 +32,18 @@ def draw_all(
     ratios: Mapping[str, np.ndarray],
     title: str,
 ) -> list[Path]:
-    """Write tornado.png, heat.png and draws.png; `title` begins each picture's. Raises NoPlots."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise NoPlots("--out needs matplotlib: pip install matplotlib, or 'edgeswarm[peer]'") from None
+    """Write tornado.png, heat.png and draws.png; `title` begins each picture's. Raises NoPlot."""
     paths = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, size in SIZES.items():
-            figure = Figure(figsize=size, dpi=88, layout="constrained")
-            if name == "tornado.png":
-                _tornado(figure, found, title)
-            elif name == "heat.png":
-                _heat(figure, values, case, cloud, title)
-            else:
-                _draws(figure, ratios, title)
-            FigureCanvasAgg(figure).print_png(folder / name)
-            paths.append(folder / name)
-    except OSError as error:
-        raise NoPlots(
-            f"{folder} cannot be written ({error.strerror}): give another folder to --out"
-        ) from None
+    for name, (width, height) in SIZES.items():
+        figure = new_figure(width, height, dpi=88)
+        if name == "tornado.png":
+            _tornado(figure, found, title)
+        elif name == "heat.png":
+            _heat(figure, values, case, cloud, title)
+        else:
+            _draws(figure, ratios, title)
+        write_png(figure, folder / name)
+        paths.append(folder / name)
     return paths
 
 

@@ -3,7 +3,6 @@
 Needs no torch; matplotlib only with `--out`. Exit codes: 0 done, 2 cannot (an input that is none).
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,7 +104,7 @@ def carbon(
         if json:
             common.say_json(parameters=[{**asdict(p), "now": values[p.name]} for p in PARAMETERS])
         else:
-            _say(view.parameter_lines(values))
+            common.say_lines(view.parameter_lines(values))
         return
     own = None if measured is None else figures_at(measured, run, country)
     check_fit(values, chosen)
@@ -151,7 +150,7 @@ def carbon(
         view.interval_lines(chosen, drawn, samples, seed),
     )
     for block in blocks:
-        _say(block)
+        common.say_lines(block)
         print()
     for path in written:
         print(f"wrote {path}")
@@ -216,11 +215,6 @@ def _measured_json(figures: RunFigures, stated: Values, cloud: str | None) -> di
         "doubted": figures.doubted,
         "cloud_over_run": scenarios,
     }
-
-
-def _say(lines: Iterator[str]) -> None:
-    for line in lines:
-        print(line.rstrip())
 
 
 main = common.main_of(carbon, "swarm-carbon", EXAMPLES)

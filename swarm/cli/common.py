@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -106,6 +106,12 @@ def fail(error: SwarmError) -> Never:
 def say_json(**values: Any) -> None:
     """One object on standard output."""
     print(json.dumps(values), flush=True)
+
+
+def say_lines(lines: Iterable[str]) -> None:
+    """A table or text on standard output, without blanks at the ends of lines."""
+    for line in lines:
+        print(line.rstrip())
 
 
 def parse_run(text: str) -> bytes:

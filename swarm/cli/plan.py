@@ -94,7 +94,7 @@ def plan(
         if json:
             common.say_json(devices=plan_view.figures_json(fleet))
         else:
-            _say(plan_view.figure_lines(fleet))
+            common.say_lines(plan_view.figure_lines(fleet))
         return
     electricity = grid_of(grid)
     job = Job(model, sequence_length, sequences, codec=codec)
@@ -121,9 +121,9 @@ def plan(
         _say_json(ask, found, str(electricity), [str(path) for path in written])
         return
     if pareto:
-        _say(plan_view.front_lines(ask, found, electricity))
+        common.say_lines(plan_view.front_lines(ask, found, electricity))
     else:
-        _say(plan_view.plan_lines(ask, found[0], electricity))
+        common.say_lines(plan_view.plan_lines(ask, found[0], electricity))
     for path in written:
         print(f"wrote {path}")
 
@@ -162,11 +162,6 @@ def _say_json(ask: Ask, found: list[Found], electricity: str, written: list[str]
         slices=ask.batch,
         written=written,
     )
-
-
-def _say(lines: list[str]) -> None:
-    for line in lines:
-        print(line.rstrip())
 
 
 main = common.main_of(plan, "swarm-plan", EXAMPLES)

@@ -102,7 +102,7 @@ def simulate(
         if json:
             common.say_json(parameters=[{**asdict(p), "now": values[p.name]} for p in PARAMETERS.values()])
         else:
-            _say(simulate_view.parameter_lines(values))
+            common.say_lines(simulate_view.parameter_lines(values))
         return
     electricity = grid_of(grid)
     world = World(stated_grid(electricity.grams_per_kwh, str(electricity)))
@@ -111,7 +111,7 @@ def simulate(
         if json:
             common.say_json(paper=[asdict(step) for step in steps], energy_kind="modelled")
         else:
-            _say(simulate_view.paper_lines(steps, str(electricity)))
+            common.say_lines(simulate_view.paper_lines(steps, str(electricity)))
         return
     fleet = named_devices(devices)
     if count:
@@ -133,7 +133,7 @@ def simulate(
     if json:
         common.say_json(**summary(done), grid=str(electricity), plot=None if plot is None else str(plot))
         return
-    _say(simulate_view.run_lines(done, str(electricity)))
+    common.say_lines(simulate_view.run_lines(done, str(electricity)))
     if plot is not None:
         print(f"wrote {plot}")
     print("What is fitted, and what assumed: docs/simulation.md, --parameters")
@@ -175,11 +175,6 @@ def _bar(json: bool) -> Iterator[Progress]:
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("simulating", total=1.0)
         yield lambda share: bar.update(task, completed=share)
-
-
-def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line.rstrip())
 
 
 main = common.main_of(simulate, "swarm-simulate", EXAMPLES)

@@ -134,10 +134,9 @@ def _forecast_lines(done: Simulated) -> Iterator[str]:
     for one in against_plan(done):
         span = f"{_number(one.forecast.low)} to {_number(one.forecast.high)}"
         ratio = one.simulated / one.forecast.value if one.forecast.value else float("nan")
-        verdict = "within" if one.within else "outside"
         yield (
             f"  {one.name:16}{_number(one.forecast.value):>10}  {span:22}{_number(one.simulated):>10}"
-            f"  x {ratio:.2f}  {verdict}"
+            f"  x {ratio:.2f}  {one.lies}"
         )
 
 

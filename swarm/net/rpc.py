@@ -47,7 +47,17 @@ class ClockSkew(SwarmError):
     """Our clock and another peer's differ by more than a round can bear."""
 
 
-class Transport(Protocol):
+class Speaker(Protocol):
+    """How a member of chains sends. Raises Unreachable or Refused."""
+
+    async def speak(self, to: PeerID, header: bytes, tensor: bytes) -> None:
+        """Put a frame on the stream to a peer. Returns once there is room: a slow reader is waited for.
+
+        Frames arrive in the order of the calls. Some may be lost, or one come twice, where a stream breaks.
+        """
+
+
+class Transport(Speaker, Protocol):
     """How a member sends. All raise Unreachable or Refused."""
 
     async def tell(self, to: PeerID, raw: bytes) -> None:
@@ -58,12 +68,6 @@ class Transport(Protocol):
 
     async def ask(self, to: PeerID, raw: bytes) -> list[bytes]:
         """Ask a signed question; the answer's statements, of at most MAX_ANSWER bytes in all."""
-
-    async def speak(self, to: PeerID, header: bytes, tensor: bytes) -> None:
-        """Put a frame on the stream to a peer. Returns once there is room: a slow reader is waited for.
-
-        Frames arrive in the order of the calls. Some may be lost, or one come twice, where a stream breaks.
-        """
 
 
 class Inbox(Protocol):

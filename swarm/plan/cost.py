@@ -37,6 +37,7 @@ from swarm.sizes import (
     PROCESS_BYTES,
     VOCABULARY,
     bytes_a_parameter,
+    rows_at_once,
 )
 from verify.chains import Codec
 
@@ -88,7 +89,7 @@ class Job:
     @property
     def rows(self) -> int:
         """Sequences of a microbatch, as in `swarm.shards.stage.microbatches`."""
-        return min(self.sequences_per_slice, max(1, LOGITS // (self.sequence_length * VOCABULARY)))
+        return min(self.sequences_per_slice, rows_at_once(self.sequence_length, VOCABULARY))
 
     @property
     def microbatches(self) -> int:
@@ -145,13 +146,19 @@ def shard_load(job: Job, layers: int, first: bool, last: bool, ring_bytes: int =
 @dataclass(frozen=True)
 class World:
     """What is the same for all devices. `grid`: g/kWh; `cpu_seconds`: of a member, for each other member and
-    million parameters; `fixed`: seconds a round beside training and sums."""
+    million parameters; `outer`: of an outer step, a million parameters; `fixed`: seconds a round beside
+    training and sums."""
 
     grid: Figure
     checks: Figure = field(default_factory=lambda: parameter_figure("edge.checks"))
     cpu_seconds: Figure = field(default_factory=lambda: parameter_figure("cell.cpu-seconds"))
+    outer: Figure = field(default_factory=lambda: parameter_figure("cell.outer-seconds"))
     fixed: Figure = field(default_factory=lambda: parameter_figure("round.fixed-seconds"))
     ring_bytes: int = 2
+
+
+OF_WORLD = ("grid", "checks", "cpu_seconds", "outer", "fixed")
+"""A world's figures."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,7 @@ class Rates:
     work: Number
     traffic: Number
     cpu_seconds: Number
+    outer: Number
     fixed: Number
     grams: Number
 
@@ -179,7 +187,7 @@ class Rates:
 def rates(device: Device, world: World, *, day: bool, values: dict[str, Number] | None = None) -> Rates:
     """A device's numbers: its figures' own values, but for those in `values`, by field of Device or World."""
     given = {name: figure.value for name, figure in device.figures().items()}
-    given |= {name: getattr(world, name).value for name in ("grid", "checks", "cpu_seconds", "fixed")}
+    given |= {name: getattr(world, name).value for name in OF_WORLD}
     given |= values or {}
     again = 1 + given["redo"]
     there = given["availability"]
@@ -196,6 +204,7 @@ def rates(device: Device, world: World, *, day: bool, values: dict[str, Number] 
         work=again * (1 + given["checks"]),
         traffic=again,
         cpu_seconds=given["cpu_seconds"],
+        outer=given["outer"],
         fixed=given["fixed"],
         grams=given["grid"] / JOULES_PER_KWH,
     )
@@ -225,10 +234,10 @@ class Stage:
 @dataclass(frozen=True)
 class StageCost:
     """A stage's part of a round. Seconds: `fill` of one microbatch at its slowest holder, `hop` of one
-    boundary tensor at its slowest link, `busiest` of all further microbatches, `cell` of adding updates up
-    and of the round's fixed part. `joules`: of work and bytes, above what idling takes; `grams`: of these.
-    `idle_watts`, `idle_grams`: for each second of the round, of its holders' idling, and grams of idling and
-    of their having been made (`made_grams`: of that alone)."""
+    boundary tensor at its slowest link, `busiest` of all further microbatches, `cell` of adding updates up,
+    of the outer step, and of the round's fixed part. `joules`: of work and bytes, above what idling takes;
+    `grams`: of these. `idle_watts`, `idle_grams`: for each second of the round, of its holders' idling, and
+    grams of idling and of their having been made (`made_grams`: of that alone)."""
 
     fill: Number
     hop: Number
@@ -256,7 +265,7 @@ def stage_cost(
     size = job.boundary_bytes * (ends > 0)
     holders, jobs = stage.holders, job.slices * job.microbatches
     shared = 2 * load.parameters * ring_bytes * (holders - 1) / holders
-    masks = (holders - 1) * load.parameters / 1e6
+    millions = load.parameters / 1e6
     fill = hop = busiest = cell = 0.0
     joules = grams = idle_watts = idle_grams = made_grams = 0.0
     for group in stage.groups:
@@ -266,7 +275,7 @@ def stage_cost(
         fill = most_of(fill, compute)
         hop = most_of(hop, (link + r.latency * r.slower) * (ends > 0))
         busiest = most_of(busiest, (turns - 1) * compute, (turns - 1) * ends * link)
-        adding = masks * r.cpu_seconds
+        adding = millions * ((holders - 1) * r.cpu_seconds + r.outer)
         cell = most_of(cell, (shared / r.link + adding + r.fixed) * r.slower)
         moved = 2 * ends * turns * size * r.traffic + 2 * shared
         own = (turns * compute / r.slower + adding) * (r.busy - r.idle) + moved * r.per_byte
@@ -348,7 +357,7 @@ def draw_values(
     random = np.random.default_rng(seed)
     ours = {
         name: place(figure.low, figure.high, random.random(samples))
-        for name in ("grid", "checks", "cpu_seconds", "fixed")
+        for name in OF_WORLD
         for figure in [getattr(world, name)]
     }
     return [

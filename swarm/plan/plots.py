@@ -4,23 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from proto.errors import SwarmError
+from swarm.picture import new_figure, write_png
 from swarm.plan.cost import rates, stage_cost
 from swarm.plan.solve import Ask, Found
 
 
-class NoPlot(SwarmError):
-    """matplotlib is not there, or the file cannot be written."""
-
-
 def draw(path: Path, ask: Ask, found: Sequence[Found]) -> None:
     """Write a PNG: several plans as a front, one as its shards. Raises NoPlot."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise NoPlot("--plot needs matplotlib: pip install matplotlib, or 'edgeswarm[peer]'") from None
-    figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
+    figure = new_figure(9, 4.5)
     axes = figure.subplots()
     if len(found) > 1:
         seconds = [one.seconds * 1000 for one in found]
@@ -48,8 +39,4 @@ def draw(path: Path, ask: Ask, found: Sequence[Found]) -> None:
         axes.set_xlabel("seconds of a round, while all are there")
         axes.set_title(f"{plan.model}: shards, their layers and holders")
         figure.legend(loc="outside lower center", ncols=3)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        FigureCanvasAgg(figure).print_png(path)
-    except OSError as error:
-        raise NoPlot(f"{path} cannot be written ({error.strerror}): name another file") from None
+    write_png(figure, path)

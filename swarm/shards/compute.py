@@ -146,10 +146,14 @@ class ShardCompute(Compute):
             self._loaded = name
 
     def _begin(self, effect: TrainChains) -> None:
-        snapshot, manifest = self._snapshot(effect.snapshot), self._manifest
-        ring, rms = manifest.ring, manifest.aggregation.sanity_rms
-        encoder = Encoder(ring, snapshot.scales, self.layout.counts, effect.rounding, rms)
-        self._attempt = Attempt(effect, encoder, WorkFile(self._directory, self.layout.size, ring.dtype))
+        encoder = self._encoder(self._snapshot(effect.snapshot), effect.rounding)
+        kept = WorkFile(self._directory, self.layout.size, self._manifest.ring.dtype)
+        self._attempt = Attempt(effect, encoder, kept)
+
+    def _encoder(self, snapshot: Snapshot, rounding: bytes) -> Encoder:
+        manifest = self._manifest
+        rms = manifest.aggregation.sanity_rms
+        return Encoder(manifest.ring, snapshot.scales, self.layout.counts, rounding, rms)
 
     @property
     def _now(self) -> Attempt:
@@ -207,8 +211,7 @@ class ShardCompute(Compute):
         }
 
     def _encode_again(self, work: Slice, order: Order, index: int, snapshot: Snapshot) -> np.ndarray:
-        ring, rms = self._manifest.ring, self._manifest.aggregation.sanity_rms
-        encoder = Encoder(ring, snapshot.scales, self.layout.counts, order.seed, rms)
+        encoder = self._encoder(snapshot, order.seed)
         return encoder.encode(self._stage.finish(work), order.dither(index))
 
     def _evaluate(self, chain: int, at: int, backward: bool, tensor: bytes | None) -> bytes:

@@ -148,7 +148,8 @@ class Terms:
         """A shard's cell, whose slowest member has this latency (s) and link (bytes a second)."""
         parameters = self.loads[shard].parameters
         vector = parameters * self.ring_bytes / link
-        return Cell(members, parameters, latency, vector, self.fixed, self.masking, self.outer)
+        fixed = self.fixed if self.shards * members > 1 else 0.0  # who is alone meets nobody
+        return Cell(members, parameters, latency, vector, fixed, self.masking, self.outer)
 
 
 def loads_of(job: Job, layers: Sequence[int], ring_bytes: int = 2) -> tuple[Load, ...]:
@@ -214,7 +215,7 @@ def terms_for(
     crowd: Crowd, job: Job, layers: Sequence[int], values: Mapping[str, float], rate: float, planned: bool
 ) -> Terms:
     """The terms of a run of these devices. `values`: of the parameters cell.cpu-seconds,
-    round.fixed-seconds, outer-seconds and training-share.
+    cell.outer-seconds, round.fixed-seconds and training-share.
 
     The window lets the typical chain do all its slices. Without a plan slices are made so large that
     training has its share of a round: a power of two of sequences.
@@ -224,7 +225,7 @@ def terms_for(
         "rate": rate,
         "masking": values["cell.cpu-seconds"],
         "fixed": values["round.fixed-seconds"],
-        "outer": values["outer-seconds"],
+        "outer": values["cell.outer-seconds"],
     }
     members = min(MAX_CELL, max(1, int(len(crowd) / len(layers))))
     link, late = float(np.median(np.minimum(crowd.up, crowd.down))), float(crowd.latency.max())

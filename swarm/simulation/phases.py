@@ -2,8 +2,8 @@
 
 The promise: what the network takes is the table in phase_times.csv, which was fitted to the real round
 machine with up to 16 members on a virtual clock (`swarm.simulation.fitting`) and is tested against it; up to
-32 members are extrapolated. What processors take is added from measured figures. A cell of one member has
-nobody to meet.
+32 members are extrapolated. What processors take is added from measured figures. A cell of one member
+sums nothing; it meets the other cells.
 """
 
 import csv
@@ -72,10 +72,11 @@ class Cell:
 def exchange_seconds(cell: Cell) -> dict[str, float]:
     """Seconds of each phase after the window, while nobody is lost."""
     millions, others = cell.parameters / 1e6, cell.members - 1
-    if not others:
-        return {phase: millions * cell.outer if phase == "apply" else 0.0 for phase in EXCHANGE}
     own = {"meet": cell.fixed, "mask": others * millions * cell.masking, "apply": millions * cell.outer}
-    return {
-        phase: phase_times()[phase].seconds(cell.members, cell.latency, cell.vector) + own.get(phase, 0.0)
-        for phase in EXCHANGE
+    found = {phase: own.get(phase, 0.0) for phase in EXCHANGE}
+    if not others:
+        return found
+    network = {
+        phase: phase_times()[phase].seconds(cell.members, cell.latency, cell.vector) for phase in EXCHANGE
     }
+    return {phase: seconds + network[phase] for phase, seconds in found.items()}

@@ -4,28 +4,19 @@ from pathlib import Path
 
 import numpy as np
 
-from proto.errors import SwarmError
+from swarm.picture import NoPlot, new_figure, write_png
 from swarm.simulation.report import Simulated
 
 BLUE, RED, GREY = "#2c5f8a", "#c0392b", "#888888"
 
 
-class NoPlot(SwarmError):
-    """matplotlib is not there, the file cannot be written, or there is nothing to draw."""
-
-
 def draw(path: Path, done: Simulated) -> None:
     """Write a PNG. Raises NoPlot."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise NoPlot("--plot needs matplotlib: pip install matplotlib, or 'edgeswarm[peer]'") from None
     rows = done.outcome.rows
     if not rows:
         raise NoPlot("no record was made in all the time: there is nothing to draw; see what was paused")
     hours = np.array([row.at for row in rows]) / 3600
-    figure = Figure(figsize=(9, 5.5), dpi=100, layout="constrained")
+    figure = new_figure(9, 5.5)
     above, below = figure.subplots(2, 1, sharex=True)
     pace = np.array([row.tokens / row.seconds for row in rows])
     above.step(hours, pace, where="pre", color=BLUE, linewidth=1)
@@ -42,8 +33,4 @@ def draw(path: Path, done: Simulated) -> None:
     below.set_xlabel("hours")
     below.set_ylim(bottom=0)
     below.legend()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        FigureCanvasAgg(figure).print_png(path)
-    except OSError as error:
-        raise NoPlot(f"{path} cannot be written ({error.strerror}): name another file") from None
+    write_png(figure, path)

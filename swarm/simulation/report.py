@@ -6,12 +6,12 @@ is compared with the run that it was made for, and nothing is fitted to it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from proto.errors import SwarmError
-from swarm.plan.cost import Job, World, draw_values
+from swarm.plan.cost import OF_WORLD, Job, World, draw_values
 from swarm.plan.devices import MOST_DEVICES, Device
 from swarm.plan.plan import Interval, Plan
 from swarm.simulation.crowd import Crowd, Terms, crowd_of, planned_layers, shards_for, terms_for
@@ -102,10 +102,11 @@ def carry_out(ask: Ask, draws: int = 0, progress: Progress = lambda share: None)
 
 def _one(ask: Ask, drawn: Sequence[Mapping[str, float]] | None, progress: Progress) -> tuple[Terms, Outcome]:
     crowd = crowd_of(ask.devices, ask.world, drawn)
-    given = {"cpu_seconds": ask.world.cpu_seconds.value, "fixed": ask.world.fixed.value}
-    given |= {"checks": ask.world.checks.value, **(drawn[0] if drawn is not None else {})}
+    given = {name: getattr(ask.world, name).value for name in OF_WORLD}
+    given |= drawn[0] if drawn is not None else {}
     world = {
         "cell.cpu-seconds": given["cpu_seconds"],
+        "cell.outer-seconds": given["outer"],
         "round.fixed-seconds": given["fixed"],
         "edge.checks": given["checks"],
     }
@@ -170,9 +171,11 @@ class Against:
     simulated: float
 
     @property
-    def within(self) -> bool:
-        """Whether it lies in the forecast's interval."""
-        return self.forecast.low <= self.simulated <= self.forecast.high
+    def lies(self) -> Literal["below", "within", "above"]:
+        """Where it lies of the forecast's interval."""
+        if self.simulated < self.forecast.low:
+            return "below"
+        return "above" if self.simulated > self.forecast.high else "within"
 
 
 def against_plan(done: Simulated) -> list[Against]:
@@ -232,7 +235,7 @@ def summary(done: Simulated) -> dict[str, Any]:
             one.name: {
                 "forecast": [one.forecast.value, one.forecast.low, one.forecast.high],
                 "simulated": one.simulated,
-                "within": one.within,
+                "lies": one.lies,
             }
             for one in against_plan(done)
         },

@@ -18,11 +18,12 @@ from swarm.openings import EvidenceAsked, ShownAsked
 from swarm.order import Order
 from swarm.testing import CHUNK, VirtualSwarm, made_of, virtual_manifest, virtual_slice
 from tests.attacks.rounds import assert_one_model, records_of
+from tests.verify.chain import wish
 from verify.check import ChunksAsked, Computed
 from verify.commitment import ChunkOpening, SliceOpening
 from verify.evidence import PortableEvidence
 from verify.identity import Identity
-from verify.record import Decided, Goodbye, Join, Record, RecordRefused, colluders
+from verify.record import Decided, Goodbye, Record, RecordRefused, colluders
 from verify.sketch import WIDTH
 from verify.sketch import sketch as make_sketch
 from verify.standing import CONTRADICTED, FALSE_ACCUSATION, SILENCE, Judgement, Verdict
@@ -349,15 +350,7 @@ def test_who_cheats_and_leaves_cannot_come_back() -> None:
     swarm.when(swarm.liar, Job, leave)
     assert swarm.goes_on() == {swarm.liar: "update"}
     history = swarm.machine(swarm.honest[0]).history
-    join = Join(
-        run=history.run,
-        round=history.round,
-        shard=0,
-        data_root=None,
-        data_count=0,
-        invitation=None,
-        trial=(),
-    )
+    join = wish(history)
     with pytest.raises(RecordRefused, match="banned since"):
         history.admits(swarm.sign(swarm.liar, join))
 
@@ -643,17 +636,8 @@ def test_any_number_of_strangers_that_ask_to_join_keeps_no_ban_away() -> None:
             key = Identity.from_seed(bytes([90, number & 255, number >> 8]) + bytes(29))
             for peer in swarm.honest:
                 machine = swarm.machine(peer)
-                one = Join(
-                    run=machine.history.run,
-                    round=0,
-                    shard=0,
-                    data_root=None,
-                    data_count=0,
-                    invitation=None,
-                    trial=(),
-                )
                 with suppress(MessageRefused):
-                    machine.carry(sign(key, one))
+                    machine.carry(sign(key, wish(machine.history, round=0)))
 
     swarm.at(0.5, ask)
     swarm.run(200.0, lambda: swarm.liar in swarm.bans(swarm.honest[0]))
@@ -688,15 +672,7 @@ def test_a_banned_key_that_starts_again_is_told_so_and_let_in_by_nobody() -> Non
     assert swarm.goes_on() == {swarm.liar: "update"}
     assert swarm.peers[swarm.liar].banned
     history = swarm.machine(swarm.honest[0]).history
-    join = Join(
-        run=history.run,
-        round=history.round,
-        shard=0,
-        data_root=None,
-        data_count=0,
-        invitation=None,
-        trial=(),
-    )
+    join = wish(history)
     for peer in swarm.honest:
         with pytest.raises(RecordRefused, match="is banned since"):
             swarm.machine(peer).carry(swarm.sign(swarm.liar, join))

@@ -6,11 +6,11 @@ from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from secagg.messages import MAX_VOTE, SetVote
 from swarm.carried import CARRIED_BYTES, MOST_JOINS, Carried
-from tests.verify.chain import PEERS, begin, decided, follow, goodbye, join, record_after
+from tests.verify.chain import PEERS, begin, decided, follow, goodbye, join, record_after, wish
 from tests.verify.test_standing import found, judged
 from verify.carrying import union_of_statements
 from verify.identity import Identity
-from verify.record import MOST_CARRIED, MOST_OF_ONE, History, Join
+from verify.record import MOST_CARRIED, MOST_OF_ONE, History
 from verify.sketch import WIDTH
 from verify.standing import Judgement, Verdict
 from verify.statement import domain_of, open_signed, sign
@@ -21,16 +21,7 @@ def stranger(number: int) -> Identity:
 
 
 def asks(history: History, number: int) -> bytes:
-    peer = Join(
-        run=history.run,
-        round=history.round,
-        shard=0,
-        data_root=None,
-        data_count=0,
-        invitation=None,
-        trial=(),
-    )
-    return sign(stranger(number), peer)
+    return sign(stranger(number), wish(history))
 
 
 def flooded(history: History, count: int = MOST_JOINS) -> Carried:

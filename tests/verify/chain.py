@@ -1,6 +1,7 @@
 """A small signed chain for tests: genesis, records, voids and recoveries by members one holds the keys of."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from proto.canonical import Message, PeerID
 from verify.identity import Identity
@@ -116,16 +117,21 @@ def join(
     shard: int = 0,
 ) -> bytes:
     at = history.round if round_ is None else round_
-    asked = Join(
+    return said(peer, wish(history, round=at, shard=shard, invitation=invitation, trial=trial))
+
+
+def wish(history: History, **stated: Any) -> Join:
+    """Of a peer with no text of its own, for shard 0, unless `stated` otherwise."""
+    common = Join(
         run=history.run,
-        round=at,
-        shard=shard,
+        round=history.round,
+        shard=0,
         data_root=None,
         data_count=0,
-        invitation=invitation,
-        trial=trial,
+        invitation=None,
+        trial=(),
     )
-    return said(peer, asked)
+    return common.model_copy(update=stated)
 
 
 def goodbye(history: History, peer: PeerID, round_: int | None = None) -> bytes:

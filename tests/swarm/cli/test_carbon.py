@@ -12,11 +12,11 @@ import pytest
 from proto.errors import SwarmError
 from swarm.carbon.comparison import DoesNotFit, UnknownCase
 from swarm.carbon.parameters import PARAMETERS, OutOfRange, UnknownParameter
-from swarm.carbon.plots import NoPlots
 from swarm.cli import carbon
 from swarm.cli.common import BadArgument
 from swarm.energy.grid import CountryUnknown
 from swarm.energy.reading import BadFigure
+from swarm.picture import NoPlot
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -93,7 +93,7 @@ def test_bad_input_ends_the_command_with_a_named_error_and_no_traceback(tmp_path
         ({"case": "phone-1.3b"}, DoesNotFit, "phones-..."),
         ({"scenario": "rosy"}, BadArgument, "paper, full, tensor, contrary"),
         ({"cloud": "tpu"}, BadArgument, "a5000, a100, h100"),
-        ({"out": Path("/dev/null/plots")}, NoPlots, "another folder"),
+        ({"out": Path("/dev/null/plots")}, NoPlot, "another file or folder"),
     ],
     ids=str,
 )

@@ -13,10 +13,10 @@ from proto.errors import SwarmError
 from swarm.cli import plan
 from swarm.cli.common import BadArgument, CannotWrite
 from swarm.energy.grid import CountryUnknown
+from swarm.picture import NoPlot
 from swarm.plan.cost import JobRefused
 from swarm.plan.devices import DevicesRefused
 from swarm.plan.plan import read_plan
-from swarm.plan.plots import NoPlot
 from swarm.plan.search import FitsNowhere
 from swarm.plan.solve import AskRefused
 

@@ -13,11 +13,11 @@ from proto.errors import SwarmError
 from swarm.carbon.parameters import OutOfRange, UnknownParameter
 from swarm.cli import simulate as cli
 from swarm.cli.common import BadArgument
+from swarm.picture import NoPlot
 from swarm.plan.cost import Job, JobRefused, World
 from swarm.plan.devices import DevicesRefused, named_devices
 from swarm.plan.plan import PlanRefused
 from swarm.plan.solve import Ask, solve, stated_grid
-from swarm.simulation.plots import NoPlot
 from swarm.simulation.report import AskRefused
 from swarm.simulation.traces import TraceRefused
 
@@ -76,7 +76,9 @@ def test_a_plan_is_held_to_its_forecast(here: None, tmp_path: Path, capsys: Any)
     file.write_text(found.plan.to_toml())
     cli.simulate(devices="laptops-4", plan=file, always=True, days=0.05)
     out = capsys.readouterr().out
-    assert re.search(r"seconds +\d+ .* within", out)
+    ratio = re.search(r"seconds +\d+ .* x ([0-9.]+)  (below|within|above)\n", out)
+    assert ratio is not None
+    assert 0.85 <= float(ratio[1]) <= 1.15
     assert max(map(len, out.splitlines())) <= 80
 
 

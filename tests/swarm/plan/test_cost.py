@@ -34,8 +34,8 @@ def figure(value: float) -> Figure:
     return Figure(value, value, value, "stated", "test")
 
 
-WORLD = World(figure(360.0), figure(0.0), figure(0.0), figure(0.0))
-"""No checks, no masks, nothing fixed: 0.0001 g a joule."""
+WORLD = World(figure(360.0), figure(0.0), figure(0.0), figure(0.0), figure(0.0))
+"""No checks, no masks, no outer step, nothing fixed: 0.0001 g a joule."""
 PLAIN = Device(
     "plain", 8, *map(figure, (64e9, 1e12, 1.0, 50.0, 10.0, 1.0, 10e6, 10e6, 0.0, 0.0, 1.0, 0.0)),
     figure(100.0), figure(1e9), figure(0.5),

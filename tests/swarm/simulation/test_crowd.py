@@ -18,7 +18,8 @@ from swarm.simulation.roster import NOBODY, Rosters, speed_of
 from swarm.sizes import PRESETS
 
 WORLD = World(stated_grid(369.0, "USA"))
-VALUES = {**parameter_values({}), "cell.cpu-seconds": 0.0024, "round.fixed-seconds": 5.0}
+WORLDS = {"cell.cpu-seconds": 0.0024, "cell.outer-seconds": 0.08, "round.fixed-seconds": 5.0}
+VALUES = {**parameter_values({}), **WORLDS}
 
 
 def crowd(fleet: str = "laptops-40+phones-60") -> Crowd:

@@ -31,11 +31,11 @@ def test_every_phase_of_a_round_has_a_row() -> None:
     assert set(phase_times()) == {"train", *EXCHANGE}
 
 
-def test_processors_and_meeting_are_added_and_a_member_alone_waits_for_nobody() -> None:
+def test_processors_and_meeting_are_added_and_a_cell_of_one_sums_nothing() -> None:
     cell = Cell(
         members=8, parameters=10_000_000, latency=0.0, vector=0.0, fixed=5.0, masking=0.002, outer=0.1
     )
     found = exchange_seconds(cell)
     assert (found["meet"], found["mask"], found["apply"]) == (5.0, pytest.approx(0.14), pytest.approx(1.0))
     alone = exchange_seconds(Cell(1, 10_000_000, 0.01, 3.0, 5.0, 0.002, 0.1))
-    assert {phase for phase, seconds in alone.items() if seconds} == {"apply"}
+    assert {phase for phase, seconds in alone.items() if seconds} == {"meet", "apply"}
