@@ -28,7 +28,7 @@ from swarm.plan.devices import named_devices
 from swarm.plan.links import arrange, price
 from swarm.plan.search import Form
 from swarm.plan.solve import AIMS, Ask, problem_of, solve, stated_grid
-from swarm.simulation.chains import Hop, StageTime, stream
+from swarm.simulation.chains import Hop, StageTime, handshake_seconds, stream
 
 GOALS = {
     "cost_over_dtfm": ("<=", 1.0),
@@ -102,6 +102,7 @@ def simulated(slices: int, times: int) -> dict[str, float]:
             task = Task(manifest_of(table.model_copy(update={"boundary": codec}), 2, work, 8), chains=2)
             with Chained(task, LINKS[where]) as chained:
                 stages, took = chained.stages(), []
+                chained.train()  # to connect
                 for _ in range(times):
                     trained = chained.train()
                     took.append(trained.end - trained.start)
@@ -126,7 +127,8 @@ def forecast(task: Task, link: Link, timed: Sequence[Timed]) -> float:
         evaluated = len(sizes) * max(busy, *(one.forward for one in stages))
         stages[-1] = StageTime(0.0, stages[-1].backward)
         hops = [Hop(busy, link.delay)] * (shards - 1)
-        found.append(evaluated + stream(stages, hops, count, in_flight=2 * shards))
+        hands = float(handshake_seconds(np.full(shards - 1, link.delay)))
+        found.append(hands + evaluated + stream(stages, hops, count, in_flight=2 * shards))
     return max(found)
 
 

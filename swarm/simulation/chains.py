@@ -111,3 +111,14 @@ def busiest(compute: np.ndarray, busy: np.ndarray) -> np.ndarray:
 def fill_seconds(compute: np.ndarray, busy: np.ndarray, latency: np.ndarray) -> np.ndarray:
     """Seconds of one microbatch, through all stages and back."""
     return np.asarray(compute.sum(-1) + 2 * (busy + latency).sum(-1))
+
+
+def handshake_seconds(latency: np.ndarray) -> np.ndarray:
+    """Seconds of opening a chain and of closing it. `latency`: [..., stages - 1] of each hop, one way.
+
+    Each stage asks the next one whether it is there, and in the end where it stands, and is answered; the
+    certificate is sent once. Counted in real chains of two, three and four stages.
+    """
+    if not latency.shape[-1]:
+        return np.zeros(latency.shape[:-1])
+    return np.asarray(4 * latency.sum(-1) + latency.max(-1))

@@ -12,7 +12,7 @@ import numpy as np
 
 from proto.canonical import tagged_hash
 from swarm.shards.chain import PATIENCE
-from swarm.simulation.chains import busiest, fill_seconds
+from swarm.simulation.chains import busiest, fill_seconds, handshake_seconds
 from swarm.simulation.crowd import Crowd, Terms
 from verify.wiring import draw_paths, stand_ins
 
@@ -98,8 +98,8 @@ def paces(
     crowd: Crowd, terms: Terms, posts: np.ndarray, speed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Seconds of chains: of a microbatch at each post, were it in one chain only, [chains, shards]; of each
-    further microbatch, where a device is shared by the chains that it is in; of the first one. `posts`: -1
-    where nobody is."""
+    further microbatch, where a device is shared by the chains that it is in; of the first one, with
+    opening and closing. `posts`: -1 where nobody is."""
     held = posts >= 0
     alone = np.where(held, terms.flops * terms.row_tokens / speed[posts], 0.0)
     turns = np.where(held, np.bincount(posts[held], minlength=len(crowd))[posts], 1)
@@ -108,7 +108,7 @@ def paces(
     busy = terms.job.boundary_bytes / ways
     latency = np.maximum(late[:, :-1], late[:, 1:])
     pace = busiest(alone * turns, busy * np.maximum(turns[:, :-1], turns[:, 1:]))
-    return alone, pace, fill_seconds(alone, busy, latency)
+    return alone, pace, fill_seconds(alone, busy, latency) + handshake_seconds(latency)
 
 
 def planned_window(crowd: Crowd, terms: Terms, chains: Sequence[Sequence[int]]) -> float:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from swarm.plan.cost import Group, Job, Stage, World, rates, round_cost
 from swarm.plan.devices import named_devices
 from swarm.plan.solve import stated_grid
-from swarm.simulation.chains import Hop, StageTime, chain_seconds, fill_seconds, stream
+from swarm.simulation.chains import Hop, StageTime, chain_seconds, fill_seconds, handshake_seconds, stream
 from swarm.simulation.crowd import crowd_of, even_cut, typical_seconds
 
 SECONDS = st.floats(0.1, 3.0)
@@ -74,4 +74,11 @@ def test_the_planner_prices_a_chain_alike() -> None:
 def test_a_chain_without_links_is_its_one_stage() -> None:
     nothing = np.zeros((3, 0))
     assert fill_seconds(np.ones((3, 1)), nothing, nothing).tolist() == [1.0, 1.0, 1.0]
+    assert handshake_seconds(nothing).tolist() == [0.0, 0.0, 0.0]
     assert chain_seconds(np.ones((3, 1)), nothing, nothing, 5).tolist() == [5.0, 5.0, 5.0]
+
+
+def test_a_chain_is_opened_and_closed_by_answers_along_it() -> None:
+    assert handshake_seconds(np.array([[0.1, 0.1, 0.1], [0.0, 0.2, 0.0]])).tolist() == pytest.approx(
+        [1.3, 1.0]
+    )
