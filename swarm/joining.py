@@ -12,6 +12,7 @@ from swarm.net.public import PublicClient
 from swarm.net.rpc import Refused, Unreachable
 from swarm.order import Order
 from swarm.round import Participant
+from swarm.shards.stage import OutOfMemory
 from swarm.snapshot import SnapshotCorrupt
 from verify.record import Decided, History, Recovery
 from verify.statement import sign
@@ -49,7 +50,7 @@ class Joining:
             self._trying = True
             try:
                 self._trial = order, () if order is None else await self._compute().trial(order)
-            except (SnapshotCorrupt, NonFinite) as error:
+            except (SnapshotCorrupt, NonFinite, OutOfMemory) as error:
                 log.warning("the trial of record %d: %s", history.round, error)
                 return
             finally:

@@ -180,11 +180,6 @@ class Manifest(Table):
     energy: Energy = Energy()
 
     @property
-    def probation_checks(self) -> int:
-        """Slices of a newcomer's trial that must be found right; none in shards, which have no trials."""
-        return self.verification.probation_checks if self.model.shards == 1 else 0
-
-    @property
     def ring(self) -> Ring:
         """The ring in which this run's updates add up without overflow. Raises RingOverflow."""
         cell = self.aggregation
@@ -230,7 +225,7 @@ def _clashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """(table.key, reason with the fix) for every combination that cannot run."""
     run, model, data = manifest.run, manifest.model, manifest.data
     cell = manifest.aggregation.largest_cell
-    checked = manifest.verification.rate or manifest.probation_checks
+    checked = manifest.verification.rate or manifest.verification.probation_checks
     if checked and manifest.membership.snapshots_kept < CHECKED_SNAPSHOTS:
         yield (
             "membership.snapshots_kept",
@@ -316,13 +311,6 @@ def _shard_clashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if manifest.aggregation.mode == "plain" and run.min_peers < model.shards:
         reason = f"each of {model.shards} shards needs a peer"
         yield "run.min_peers", f"{reason}; set it to {model.shards} or more"
-    asked = manifest.verification.model_fields_set & {"probation_checks"}
-    if asked and manifest.verification.probation_checks:
-        reason = "no trial of a newcomer is made for shards as yet"
-        yield (
-            "verification.probation_checks",
-            f"{reason}; set it to 0, or leave it out, which is the same here",
-        )
     if shape is not None:
         yield from boundary_clashes(manifest, shape.width, VOCABULARY)
 

@@ -1,6 +1,7 @@
 """What a peer must compute in an attempt: drawn by the last beacon, the same for peer and checker."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from proto.canonical import PeerID, tagged_hash
 from proto.errors import MessageRefused
 from swarm.manifest import Work
-from verify.chains import Codec, Place
+from verify.chains import Codec, Direction, Place
 from verify.commitment import MAX_SLICES
 from verify.lottery import attempt_seed, draw, own_draw, shared_draw
 from verify.opened import Post
@@ -23,7 +24,7 @@ class Order:
 
     `slices`: for each slice the indices of its sequences, in order. `seed`: 32 bytes for the rounding.
     `chained`: of a run of several shards, the (chain, slice) that each slice is. `trial`: the sequences are
-    not of a data set, but made up from the seed (`trial_text`).
+    not of a data set, but made up from the seed (`trial_text`, `trial_hidden`).
     """
 
     run: bytes
@@ -132,8 +133,8 @@ def dither_of(chain: int, index: int) -> int:
     return chain * MAX_SLICES + index
 
 
-def trial_order(history: History, peer: PeerID, work: Work, slices: int) -> Order:
-    """What a newcomer computes to be let in, at the snapshot and by the beacon of the last record.
+def trial_order(history: History, peer: PeerID, shard: int, work: Work, slices: int) -> Order:
+    """What a newcomer computes to hold `shard`, at its snapshot and by the beacon of the last record.
 
     All its slices together are about as much work as one slice of a member. Nothing of anybody's text is in
     it, so that it is the same in both data modes and shows nothing. Sequences are in pairs (`trial_signs`).
@@ -141,7 +142,8 @@ def trial_order(history: History, peer: PeerID, work: Work, slices: int) -> Orde
     pairs = max(1, -(-work.sequences_per_slice // (2 * slices)))
     indices = tuple(range(2 * pairs))
     seed = tagged_hash("trial", attempt_seed(history.beacon, history.round, 0, "trial"), peer.encode())
-    return Order(history.run, history.round, 0, 0, history.snapshot, (indices,) * slices, seed, trial=True)
+    snapshot = history.snapshot_of(shard)
+    return Order(history.run, history.round, 0, shard, snapshot, (indices,) * slices, seed, trial=True)
 
 
 def trial_text(order: Order, index: int, length: int, vocabulary: int) -> np.ndarray:
@@ -150,6 +152,17 @@ def trial_text(order: Order, index: int, length: int, vocabulary: int) -> np.nda
     stream = hashlib.shake_256(tagged_hash("trial-text", order.seed, index.to_bytes(8, "big")))
     drawn = np.frombuffer(stream.digest(8 * count * length), "<u8") % np.uint64(vocabulary)
     return drawn.astype(np.int32).reshape(count, length)
+
+
+def trial_hidden(order: Order, index: int, direction: Direction, shape: tuple[int, ...]) -> np.ndarray:
+    """What a chain's neighbour would send for a trial's slice: its seed makes it up, float32 of `shape`.
+
+    Of unit variance, which as a gradient is far larger than any: encoding brings each block down to what it
+    may be (`secagg.ring`), so that all count and none is noise.
+    """
+    name = tagged_hash("trial-hidden", order.seed, index.to_bytes(8, "big"), direction.encode())
+    drawn = np.frombuffer(hashlib.shake_256(name).digest(math.prod(shape)), np.uint8)
+    return ((drawn.astype(np.float32) - np.float32(127.5)) / np.float32(73.9)).reshape(shape)
 
 
 def trial_signs(count: int) -> np.ndarray:

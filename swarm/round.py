@@ -448,7 +448,7 @@ class Participant:
         history, enough = self.history, len(self.history.roster) >= self.manifest.run.min_peers
         if history.is_proved(self.me) or (history.moved == 0 and not enough):
             return None
-        return trial_order(history, self.me, self.manifest.work, history.trial_slices)
+        return trial_order(history, self.me, self.shard, self.manifest.work, history.trial_slices)
 
     def join(
         self, order: Order | None, trial: tuple[tuple[int, ...], ...], invitation: bytes | None

@@ -55,7 +55,7 @@ def terms(
         recovery_threshold=manifest.run.recovery_threshold,
         suspend_after=manifest.membership.suspend_after,
         strikes=manifest.verification.strikes,
-        probation_checks=manifest.probation_checks,
+        probation_checks=manifest.verification.probation_checks,
         largest_cell=manifest.aggregation.largest_cell,
         invited=manifest.run.admission == "invited",
         created=created,

@@ -151,6 +151,7 @@ class VirtualPeer:
     unanswered: list[str] = field(default_factory=list)
     final: bytes | None = None
     banned: bool = False
+    wanted: int = 0  # the shard that it asks to hold
 
 
 Filter = Callable[[PeerID, PeerID, bytes], Iterable[tuple[float, bytes]]]
@@ -191,7 +192,7 @@ class VirtualSwarm:
             recovery_threshold=1,
             suspend_after=self.manifest.membership.suspend_after,
             strikes=self.manifest.verification.strikes,
-            probation_checks=self.manifest.probation_checks,
+            probation_checks=self.manifest.verification.probation_checks,
             largest_cell=self.manifest.aggregation.largest_cell,
             invited=False,
             created=0,
@@ -212,7 +213,7 @@ class VirtualSwarm:
         for raw in peer.disk.decided:
             history, attempt = replay(history, attempt, raw)
         slot = (history.round + 1, attempt)
-        target = history.snapshot_of(history.shard_of(peer_id))
+        target = history.snapshot_of(history.shard_of(peer_id) if peer_id in history.roster else peer.wanted)
         have = target if target in peer.disk.snapshots else b""
         peer.life += 1
         peer.machine = Participant(
@@ -233,6 +234,7 @@ class VirtualSwarm:
             recall=peer.disk.evidence.get,
             shown=peer.disk.shown,
             rules=Rules(np.dtype(np.int16), CHUNK, lambda update, weight: not self.insane(update, weight)),
+            wanted=peer.wanted,
         )
         machine = peer.machine
         self._later(0.0, peer_id, lambda: self._served(peer_id, history.round + 1) or machine.begin())
@@ -248,9 +250,9 @@ class VirtualSwarm:
         for waiting in self._meetings.values():
             waiting.pop(peer_id, None)
 
-    def join(self, identity: Identity) -> None:
-        """A newcomer: it knows the run id, follows the records and asks to be taken in."""
-        peer = VirtualPeer(identity, Disk())
+    def join(self, identity: Identity, shard: int = 0) -> None:
+        """A newcomer: it knows the run id, follows the records and asks to be taken in, for a shard."""
+        peer = VirtualPeer(identity, Disk(), wanted=shard)
         self.peers[identity.peer_id] = peer
         self.start(identity.peer_id)
 

@@ -37,7 +37,7 @@ class Trials:
             then = self._at(one.round)
             if one.checker == self._me and name not in self._begun and then is not None:
                 self._begun.add(name)
-                order = trial_order(then, one.peer, self._manifest.work, one.count)
+                order = trial_order(then, one.peer, one.shard, self._manifest.work, one.count)
                 key = next(self._keys)
                 self._computing[key] = (name, one, sketch_seed(order.seed, one.index))
                 effects.append(Recompute(key, order, one.index, None, DataView(0)))

@@ -1,12 +1,13 @@
 """Probation: what a new name must do before it counts, a pure function of the records.
 
 A newcomer's join carries a *trial*: sketches of slices that the last beacon made up for it. The record that
-has the join draws, by its own beacon, a member for each slice, who computes it again and says in a verdict
-whether the sketch is right. Enough of them, from more than c members, and the next join takes it in.
-The promise: no c members can take in a name that did not do its work, nor keep one out that did.
+has the join draws, by its own beacon, a member for each slice, of those who hold the shard that it will hold,
+who computes it again and says in a verdict whether the sketch is right. Enough of them, from more than c
+members, and the next join takes it in. The promise: no c members can take in a name that did not do its work,
+nor keep one out that did.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -21,9 +22,10 @@ PATIENCE = 3
 @dataclass(frozen=True)
 class TrialSlice:
     """One of the `count` slices of a trial. `round`: the record whose beacon and snapshot it is of; `since`:
-    the record that has it."""
+    the record that has it; `shard`: what its author will hold."""
 
     peer: PeerID
+    shard: int
     index: int
     count: int
     round: int
@@ -38,6 +40,7 @@ class Pass:
 
     checker: PeerID
     round: int
+    shard: int
 
 
 @dataclass(frozen=True)
@@ -54,21 +57,23 @@ class Probation:
             for name, one in self.slices.items()
         )
 
-    def done(self, peer: PeerID, checks: int, may_collude: int, roster: Collection[PeerID]) -> bool:
-        """Whether so many slices were found right, by more than `may_collude` members that are there yet."""
-        passed = self.passed.get(peer, {})
-        seats = {one.checker for one in passed.values()} & set(roster)
-        return len(passed) >= checks and len(seats) > may_collude
+    def done(self, peer: PeerID, checks: int, roster: Collection[PeerID], c: Callable[[int], int]) -> bool:
+        """Whether so many slices were found right, by more than c members that are there yet. `c`: colluders
+        that are tolerated among those who hold a shard."""
+        passed = self.passed.get(peer, {}).values()
+        seats = {one.checker for one in passed} & set(roster)
+        return len(passed) >= checks and len(seats) > max((c(one.shard) for one in passed), default=0)
 
     def after(
         self,
         round_: int,
         beacon: bytes,
-        members: Sequence[PeerID],
-        trials: Sequence[tuple[PeerID, int, bytes, Sequence[tuple[int, ...]]]],
+        cells: Sequence[Sequence[PeerID]],
+        trials: Sequence[tuple[PeerID, int, int, bytes, Sequence[tuple[int, ...]]]],
         verdicts: Sequence[tuple[PeerID, Verdict]],
     ) -> "Probation":
-        """The next value, at record `round_`. `trials`: who, at which record, name and sketches of each join.
+        """The next value, at record `round_`. `cells`: who holds each shard; those look at its trials.
+        `trials`: who, for which shard, at which record, name and sketches of each join.
 
         All verdicts are admissible: those on a trial are of its drawn checkers.
         """
@@ -79,14 +84,14 @@ class Probation:
         for signer, verdict in verdicts:
             looked_at = self.slices.get(verdict.session)
             if looked_at is not None and verdict.outcome == "clean":
-                passed.setdefault(looked_at.peer, {})[verdict.session] = Pass(signer, round_)
+                passed.setdefault(looked_at.peer, {})[verdict.session] = Pass(signer, round_, looked_at.shard)
         slices = {name: one for name, one in self.slices.items() if one.since > round_ - LIFETIME}
-        for peer, at, join, sketches in trials:
-            turns = in_turn(tagged_hash("trial-checkers", beacon, join), members)
+        for peer, shard, at, join, sketches in trials:
+            turns = in_turn(tagged_hash("trial-checkers", beacon, join), cells[shard])
             for index, found in enumerate(sketches):
                 checker = turns[index % len(turns)]
                 name = slice_name(peer, join, index)
-                slices[name] = TrialSlice(peer, index, len(sketches), at, round_, checker, found)
+                slices[name] = TrialSlice(peer, shard, index, len(sketches), at, round_, checker, found)
         return Probation(slices, {peer: found for peer, found in passed.items() if found})
 
 

@@ -352,8 +352,7 @@ class History:
     def is_proved(self, peer: PeerID) -> bool:
         """Whether a join of `peer` takes it in: it was a member before, or has done its probation."""
         checks = self.genesis.probation_checks
-        may_collude = colluders(len(self.roster))
-        done = self.probation.done(peer, checks, may_collude, self.roster)
+        done = self.probation.done(peer, checks, self.roster, lambda shard: colluders(len(self.cell(shard))))
         return checks == 0 or peer in self.proved or done
 
     @property
@@ -606,11 +605,11 @@ class History:
 
     def _next_probation(self, record: Record, verdicts: Sequence[tuple[PeerID, Verdict]]) -> Probation:
         tried = [
-            (peer, join.round, join.digest(), join.trial)
+            (peer, join.shard, join.round, join.digest(), join.trial)
             for peer, join in self._said_in(record, Join)
             if not self.is_proved(peer)
         ]
-        return self.probation.after(record.round, record.beacon, self.members, tried, verdicts)
+        return self.probation.after(record.round, record.beacon, self.cells, tried, verdicts)
 
     def _next_conduct(self, record: Record, verdicts: Sequence[tuple[PeerID, Verdict]]) -> Conduct:
         return self.conduct.after(

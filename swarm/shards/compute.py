@@ -20,7 +20,7 @@ from swarm.data import Dataset
 from swarm.effects import Again, OwnWork, Recompute, TrainChains, Work
 from swarm.layout import Layout
 from swarm.manifest import Manifest
-from swarm.order import Order, dither_of
+from swarm.order import DataView, Order, dither_of, trial_hidden, trial_signs, trial_text
 from swarm.shards.boundary import Shape, apart, decode, encode, encoded_bytes
 from swarm.shards.slicing import build_shard
 from swarm.shards.stage import Halved, Slice, Stage, microbatches
@@ -102,14 +102,17 @@ class ShardCompute(Compute):
         return bool(fits) and apart(one, other, codec, fits[0]) <= ALIKE
 
     async def again(self, asked: Recompute) -> Again:
-        """A slice of another member of this shard, or one microbatch of it, as what it opened says.
+        """A slice of another member of this shard, or one microbatch of it, as what it opened says; or one of
+        a newcomer's trial.
 
-        Chains that run meanwhile wait for one microbatch at most. Raises SnapshotCorrupt, NonFinite,
-        OutOfMemory, MessageRefused for tensors of another number or shape.
+        Chains that run meanwhile wait for one microbatch at most, or for a trial's slice. Raises
+        SnapshotCorrupt, NonFinite, OutOfMemory, MessageRefused for tensors of another number or shape.
         """
         order, tensors = asked.order, asked.tensors
-        if order.shard != self.shard or tensors is None:
+        if order.shard != self.shard or (tensors is None and not order.trial):
             raise BoundaryRefused(f"a slice of shard {order.shard}; this peer holds shard {self.shard}")
+        if tensors is None:
+            return await super().again(asked)
         places = sorted({at for _, _, at in tensors})
         whole = places == list(range(len(self.batches)))
         if not whole and (len(places) != 1 or places[0] >= len(self.batches)):
@@ -142,8 +145,12 @@ class ShardCompute(Compute):
 
     def _load(self, name: bytes) -> None:
         if self._loaded != name:
-            self._stage.load(self._snapshot(name).params)
-            self._loaded = name
+            self._take(self._snapshot(name))
+
+    def _take(self, snapshot: Snapshot) -> None:
+        if self._loaded != snapshot.hash:
+            self._stage.load(snapshot.params)
+            self._loaded = snapshot.hash
 
     def _begin(self, effect: TrainChains) -> None:
         encoder = self._encoder(self._snapshot(effect.snapshot), effect.rounding)
@@ -190,9 +197,7 @@ class ShardCompute(Compute):
         self, work: Slice, at: int, tokens: np.ndarray, tensors: Tensors, snapshot: Snapshot
     ) -> dict[tuple[Direction, int], float]:
         """One microbatch from what came: how far what went is from what should have gone."""
-        if self._loaded != snapshot.hash:
-            self._stage.load(snapshot.params)
-            self._loaded = snapshot.hash
+        self._take(snapshot)
         rows, cut = self.batches[at], self._stage.cut
         here = slice(rows.start, rows.stop)
         x = self._input(tokens[here], rows, tensors.get((False, "forward", at)))
@@ -209,6 +214,31 @@ class ShardCompute(Compute):
             for way, mine in made.items()
             if mine is not None and (True, way, at) in tensors
         }
+
+    def _recompute(
+        self, order: Order, index: int, text: Sequence[bytes] | None, data: DataView
+    ) -> np.ndarray:
+        """A slice of a trial: text and neighbours' tensors are made up."""
+        snapshot, cut = self._snapshot(order.snapshot), self._stage.cut
+        self._take(snapshot)
+        tokens = trial_text(order, index, self._manifest.data.sequence_length, self._stage.vocabulary)
+        shape = len(tokens), tokens.shape[1] - 1, self._stage.width
+        signs, batches = trial_signs(len(tokens)), microbatches(*shape[:2], self._stage.vocabulary)
+        work = Slice(tuple(range(len(batches))), shape[0] * shape[1])
+        x = (
+            np.ascontiguousarray(tokens[:, :-1])
+            if cut.first
+            else trial_hidden(order, index, "forward", shape)
+        )
+        for at, rows in enumerate(batches):
+            here = slice(rows.start, rows.stop)
+            if cut.last:
+                wanted = np.ascontiguousarray(tokens[here, 1:])
+                self._stage.turn(work, at, x[here], wanted, signs[here])
+            else:
+                self._stage.forward(work, at, x[here])
+                self._stage.backward(work, at, trial_hidden(order, index, "backward", shape)[here])
+        return self._encode_again(work, order, index, snapshot)
 
     def _encode_again(self, work: Slice, order: Order, index: int, snapshot: Snapshot) -> np.ndarray:
         encoder = self._encoder(snapshot, order.seed)

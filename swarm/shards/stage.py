@@ -175,17 +175,25 @@ class Stage:
         del work.kept[microbatch]
         return found
 
-    def turn(self, work: Slice, microbatch: int, x: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
+    def turn(
+        self,
+        work: Slice,
+        microbatch: int,
+        x: np.ndarray,
+        targets: np.ndarray,
+        signs: np.ndarray | None = None,
+    ) -> np.ndarray | None:
         """The last stage's forward, loss and backward in one: adds both, gives the input's gradient.
 
-        `targets`: the tokens to predict, int32 [rows, length]. Raises MicrobatchRefused, OutOfMemory.
+        `targets`: the tokens to predict, int32 [rows, length]. `signs`: how each row counts, float32 [rows].
+        Raises MicrobatchRefused, OutOfMemory.
         """
         self._expect(work, microbatch)
         hidden, wanted = self._take(x), self._wanted(x, targets)
 
         def one(rows: slice) -> torch.Tensor | None:
             inner = self._leaf(hidden[rows])
-            loss = self._loss(inner, wanted[rows])
+            loss = self._loss(inner, wanted[rows], None if signs is None else signs[rows])
             found = self._add(work, inner, loss / work.tokens, None)
             work.loss += loss.item()
             return found
@@ -256,9 +264,14 @@ class Stage:
     def _leaf(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.cut.first else x.detach().requires_grad_(True)
 
-    def _loss(self, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        logits = self._shard(hidden)
-        return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum")
+    def _loss(
+        self, hidden: torch.Tensor, wanted: torch.Tensor, signs: np.ndarray | None = None
+    ) -> torch.Tensor:
+        flat, targets = self._shard(hidden).flatten(0, 1), wanted.flatten()
+        if signs is None:
+            return F.cross_entropy(flat, targets, reduction="sum")
+        rows = F.cross_entropy(flat, targets, reduction="none").view_as(wanted).sum(1)
+        return (rows * torch.from_numpy(signs).to(self._device)).sum()
 
     def _ahead(self, work: Slice, microbatch: int, x: torch.Tensor, rows: slice) -> torch.Tensor:
         """Some rows forward, with what lies between kept if it fits."""

@@ -1,6 +1,7 @@
 """Newcomers on the virtual swarm: who did its trial gets in, who did not never does."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ Sketches = tuple[tuple[int, ...], ...]
 class Swarm(VirtualSwarm):
     """A swarm with probation; `lies` says what a newcomer sends in place of its sketches."""
 
-    def __init__(self, peers: int, rounds: int, checks: int = 3, **tables: str) -> None:
+    def __init__(self, peers: int, rounds: int, checks: int = 3, **tables: Any) -> None:
         self.lies: Callable[[Sketches], Sketches] = lambda true: true
         self.computed: list[tuple[PeerID, Order]] = []
         super().__init__(peers, rounds, manifest=virtual_manifest(rounds, probation=checks, **tables))
@@ -33,9 +34,9 @@ class Swarm(VirtualSwarm):
             self.computed.append((me, order))
         return super().recompute(me, order, index)
 
-    def let_in(self) -> bool:
+    def let_in(self, shard: int = 0) -> bool:
         """Whether every old peer has the newcomer in its roster at the end."""
-        self.at(6.0, lambda: self.join(NEW))
+        self.at(6.0, lambda: self.join(NEW, shard))
         old = list(self.peers)
         self.run(seconds=2_000, until=lambda: all(self.peers[peer].final for peer in old))
         self.run(seconds=30.0)  # the newcomer may be a step behind
@@ -52,6 +53,30 @@ def test_a_newcomer_trains_is_checked_and_then_is_a_member(peers: int, checks: i
     assert swarm.peers[NEW.peer_id].final == swarm.peers[next(iter(swarm.peers))].final
     assert len(swarm.computed) == max(checks, peers // 4 + 1)
     assert all(me != NEW.peer_id for me, _ in swarm.computed)
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+def test_those_who_hold_a_shard_look_at_its_trials(shard: int) -> None:
+    swarm = in_shards(14)
+    assert swarm.let_in(shard)
+    history = swarm.machine(next(iter(swarm.peers))).history
+    assert history.shard_of(NEW.peer_id) == shard
+    assert len(swarm.computed) == 3
+    assert {order.shard for _, order in swarm.computed} == {shard}
+    assert {me for me, _ in swarm.computed} <= set(history.cell(shard)) - {NEW.peer_id}
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+def test_who_does_no_trial_gets_into_no_shard(shard: int) -> None:
+    swarm = in_shards(16)
+    swarm.lies = lambda true: ((0,) * WIDTH,) * len(true)
+    assert not swarm.let_in(shard)
+    assert len({order.round for _, order in swarm.computed}) > 1
+
+
+def in_shards(rounds: int) -> Swarm:
+    """Two shards of three peers."""
+    return Swarm(6, rounds, mode="plain", min_peers=6, model="shards = 2")
 
 
 def test_until_then_it_is_no_member_owner_or_voter() -> None:

@@ -277,13 +277,6 @@ def test_what_a_slice_brings_to_a_shard_fits_a_file_of_evidence_where_peers_are_
     parse_manifest(f"{text}3\n".encode())
 
 
-def test_no_trial_is_asked_of_newcomers_in_shards() -> None:
-    assert parse_manifest(PLAIN_SHARDS.encode()).probation_checks == 0
-    asked = f"{PLAIN_SHARDS}[verification]\nprobation_checks = 1\n"
-    assert "[verification] probation_checks = 1: no trial" in refusal(asked)
-    assert parse_manifest(b"").probation_checks == 3
-
-
 def test_inline_tables_and_dotted_keys_have_lines() -> None:
     assert "line 2: [work] slices = 0" in refusal('run.name = "x"\nwork.slices = 0\n')
     assert "line 2: [work] slices = 0" in refusal('run.name = "x"\nwork = { slices = 0 }\n')
