@@ -33,6 +33,11 @@ class Phase(enum.Enum):
     DECIDE = "decide"
     ENDED = "ended"
 
+    @property
+    def shared(self) -> bool:
+        """Whether others count on what this peer brought in: who leaves now may cost them the attempt."""
+        return self in (Phase.MEET, Phase.SESSION, Phase.APPLY, Phase.DECIDE)
+
 
 @dataclass(frozen=True)
 class OwnWork:

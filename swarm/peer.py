@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ from verify.statement import domain_of, open_signed, sign
 
 log = logging.getLogger(__name__)
 
+GOODBYE_PAUSE_SECONDS = 0.1
 HOLD_SECONDS = 5.0
 """How long a transfer that came early is held."""
 WATCH_SECONDS = 1.0
@@ -157,15 +159,21 @@ class Peer:
             await self._close()
 
     async def say_goodbye(self) -> None:
-        """Leave the roster in the next record."""
+        """Leave the roster in the next record; and wait for it, where others count on this peer till then."""
         if not hasattr(self, "machine") or self.me not in self.machine.history.roster or self.machine.ended:
             return
         goodbye = sign(self.identity, Goodbye(run=self.run_id, round=self.machine.history.round))
         others = [peer for peer in self.machine.history.members if peer != self.me]
-        async with asyncio.timeout(3.0):
-            await asyncio.gather(
-                *(self._client.tell(peer, goodbye) for peer in others), return_exceptions=True
-            )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(3.0):
+                await asyncio.gather(
+                    *(self._client.tell(peer, goodbye) for peer in others), return_exceptions=True
+                )
+        end = time.monotonic() + self.manifest.membership.round_timeout_seconds
+        while self.machine.phase.shared:
+            if time.monotonic() > end:
+                return
+            await asyncio.sleep(GOODBYE_PAUSE_SECONDS)
 
     async def _leave(self, budget: int) -> None:
         await self.say_goodbye()

@@ -6,7 +6,6 @@ forks: a child that held its lock would keep a restarted peer out.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -168,9 +167,8 @@ async def _take_part(
         if done:
             running.result()
             return 0
-        view.say("saying goodbye; Ctrl-C again leaves at once")
-        with contextlib.suppress(TimeoutError):
-            await peer.say_goodbye()
+        view.say("saying goodbye, and ending what others count on; Ctrl-C again leaves at once")
+        await peer.say_goodbye()
         return await _give_up(running, stopped)
     finally:
         store.close()

@@ -204,6 +204,37 @@ def test_a_goodbye_takes_its_peer_from_the_roster_in_the_next_record(mode: str) 
     assert all(leaving not in swarm.machine(peer).history.roster for peer in others)
 
 
+@pytest.mark.parametrize("stays", [True, False])
+def test_who_stays_while_others_count_on_it_costs_them_no_attempt_by_its_goodbye(stays: bool) -> None:
+    swarm = swarm_of("secure", peers=5, rounds=4)
+    leaving = sorted(swarm.peers)[2]
+
+    said: list[float] = []
+
+    def on_effect(me: PeerID, effect: Effect) -> None:
+        here = me == leaving and isinstance(effect, SendSum) and swarm.machine(me).history.round == 1
+        if not here or said:
+            return
+        said.append(swarm.now)
+        machine = swarm.machine(me)
+        goodbye = sign(machine.identity, Goodbye(run=machine.history.run, round=machine.history.round))
+        for member in machine.history.members:
+            swarm._tell(me, member, goodbye)
+        swarm.at(swarm.now, leave)
+
+    def leave() -> None:
+        if stays and swarm.machine(leaving).phase.shared:
+            swarm.at(swarm.now + 0.1, leave)
+        else:
+            swarm.kill(leaving)
+
+    swarm.on_effect = on_effect
+    swarm.run(seconds=500)
+    assert_all_ended_alike(swarm)
+    others = [peer for name, peer in swarm.peers.items() if name != leaving]
+    assert {bool(peer.voids) for peer in others} == {not stays}
+
+
 @both_modes
 def test_a_silent_peer_is_suspended_after_the_manifests_number_of_records(mode: str) -> None:
     swarm = swarm_of(mode, peers=5, rounds=8)

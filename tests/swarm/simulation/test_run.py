@@ -145,8 +145,8 @@ def test_a_member_lost_while_unmasking_costs_the_attempt_and_one_lost_in_trainin
 
 def test_a_goodbye_that_waits_for_its_record_costs_nothing() -> None:
     at = phase_middles("laptops-8")["unmask"]
-    assert dict(loss("laptops-8", at, False).voids) == {"lost while unmasking": 1}
-    assert dict(loss("laptops-8", at, False, **{"goodbye-waits": 1.0}).voids) == {}
+    assert dict(loss("laptops-8", at, False, **{"goodbye-waits": 0.0}).voids) == {"lost while unmasking": 1}
+    assert dict(loss("laptops-8", at, False).voids) == {}
 
 
 def test_who_is_missing_holds_the_meeting_up_until_it_is_suspended() -> None:
