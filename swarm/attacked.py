@@ -19,16 +19,15 @@ from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from secagg.interface import Job
 from secagg.ring import BLOCK
-from swarm.attacks import Attack, World, attack_named, bent_sum
+from swarm.attacks import Attack, World, attack_named, bent_sum, order_known
 from swarm.effects import Again, Effect, Recompute, Work
 from swarm.manifest import Manifest
-from swarm.order import DataView, Order, chained_order, draw_order
+from swarm.order import Order
 from swarm.testing import CHUNK, VirtualSwarm, made_of, virtual_manifest, virtual_slice
 from swarm.virtual_chains import MOST
 from verify.chains import Direction
 from verify.standing import Ban
 from verify.statement import sign
-from verify.wiring import wire_chains
 
 
 def attacked_manifest(rounds: int, mode: str = "secure", **verification: float) -> Manifest:
@@ -79,13 +78,7 @@ class AttackedSwarm(VirtualSwarm):
 
     def order_of(self, me: PeerID, peer: PeerID) -> Order:
         """What was drawn for `peer`, as `me` knows it; of several shards, the slices of some chain."""
-        machine = self.machine(me)
-        view = DataView(machine.data.count, machine.data.root)
-        if machine.history.shards:
-            at = machine.history.members.index(peer) % len(wire_chains(machine.history, machine.attempt))
-            counted = [(at, self.manifest.work.slices)]
-            return chained_order(machine.history, machine.attempt, peer, view, self.manifest.work, counted)
-        return draw_order(machine.history, machine.attempt, peer, view, self.manifest.work)
+        return order_known(self.machine(me), peer)
 
     def bans(self) -> Mapping[PeerID, Ban]:
         """Whom the honest peers refuse, as the first of them has it."""

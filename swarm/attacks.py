@@ -37,7 +37,8 @@ from secagg.messages import ShareList, chunk_hashes
 from secagg.ring import BLOCK, KAPPA
 from secagg.session import Session
 from swarm.openings import EvidenceAsked
-from swarm.order import Order
+from swarm.order import DataView, Order, chained_order, draw_order
+from swarm.round import Participant
 from swarm.shards.boundary import encode
 from verify.chains import BoundaryList, Codec, Direction, tensor_hash
 from verify.check import ACCUSE, ChunksAsked, Computed, SequencesAsked
@@ -48,6 +49,7 @@ from verify.record import Vote
 from verify.sketch import WIDTH
 from verify.standing import Judgement, Verdict
 from verify.statement import domain_of, open_signed
+from verify.wiring import wire_chains
 
 SEEN = 8
 """Slices of its own that an attacker judges the others' by, as colluders would by what they have."""
@@ -536,6 +538,17 @@ CHANGES = tuple(
     if any(getattr(kind, place) is not getattr(Attack, place) for place in ("order", "text", "slice", "sent"))
 )
 """Attacks that change an update."""
+
+
+def order_known(machine: Participant, peer: PeerID) -> Order:
+    """What is drawn for a member in the attempt that `machine` is in; of several shards, the slices of some
+    chain."""
+    history, attempt, work = machine.history, machine.attempt, machine.manifest.work
+    view = DataView(machine.data.count, machine.data.root)
+    if not history.shards:
+        return draw_order(history, attempt, peer, view, work)
+    chain = history.members.index(peer) % len(wire_chains(history, attempt))
+    return chained_order(history, attempt, peer, view, work, [(chain, work.slices)])
 
 
 def bent_sum(attack: Attack, session: Session, job: Job) -> Job:

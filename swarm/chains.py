@@ -37,7 +37,10 @@ PAUSE_SECONDS = 0.2
 
 
 class ChainRunner:
-    """Runs the chains of one attempt after the other. `spawn`: in the background, errors end the peer."""
+    """Runs the chains of one attempt after the other. `spawn`: in the background, errors end the peer.
+
+    `compute`: whatever computes; it may be exchanged between attempts.
+    """
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class ChainRunner:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         moved: Callable[[int], None],
     ) -> None:
-        self._me, self._run, self._manifest, self._compute = me, run, manifest, compute
+        self._me, self._run, self._manifest, self.compute = me, run, manifest, compute
         self._speaker, self._sign, self._store, self._emit = speaker, sign, store, emit
         self._spawn, self._moved = spawn, moved
         self._crew: Crew | None = None
@@ -76,7 +79,7 @@ class ChainRunner:
 
     async def train(self, effect: TrainChains) -> Work:
         """Take part in an attempt's chains until they are over. Raises NonFinite, OutOfMemory."""
-        await self._compute.begin(effect)
+        await self.compute.begin(effect)
         self._slot, self._work = effect.slot, asyncio.Queue()
         self._done = asyncio.get_running_loop().create_future()
         crew = self._crew = self._make_crew(effect)
@@ -96,7 +99,7 @@ class ChainRunner:
             if computing.done():
                 computing.result()
             done = self._done.result()
-            work = await self._compute.finish(done.counted, done.certificates)
+            work = await self.compute.finish(done.counted, done.certificates)
             return replace(work, own=replace(work.own, passed=_passed(crew, done.counted)))
         finally:
             computing.cancel()
@@ -108,13 +111,13 @@ class ChainRunner:
             Place(self._run, *effect.slot, 0),
             effect.shard,
             effect.wired,
-            len(self._compute.batches),
+            len(self.compute.batches),
             manifest.work.slices,
             manifest.model.boundary,
             math.ceil(effect.seconds / self.tick),
             max(2, math.ceil(grace / self.tick)),
         )
-        led, compute = self._store.led(effect.slot), self._compute
+        led, compute = self._store.led(effect.slot), self.compute
         crew = Crew(self._me, task, self._sign_once, compute.check_tensor, led, compute.alike)
         for chain in crew.leading:
             self._store.save_led(effect.slot, chain)
@@ -132,7 +135,7 @@ class ChainRunner:
     async def _compute_all(self, crew: Crew) -> None:
         while True:
             run = await self._work.get()
-            tensor = await self._compute.microbatch(run.chain, run.microbatch, run.backward, run.tensor)
+            tensor = await self.compute.microbatch(run.chain, run.microbatch, run.backward, run.tensor)
             self._do(crew.computed(run.chain, tensor))
 
     async def _ticks(self, crew: Crew) -> None:

@@ -122,6 +122,11 @@ class Compute:
         """The layout of the run's vector."""
         return self._trainer.layout
 
+    @property
+    def vocabulary(self) -> int:
+        """Token ids of the model."""
+        return self._trainer.vocabulary
+
     async def load(self, name: bytes) -> None:
         """Take the stored snapshot `name` as the one to work from. Raises SnapshotCorrupt."""
         self._snapshots = {name: await self.run(lambda: read(path_of(self._directory, name), name))}

@@ -8,7 +8,7 @@ committed to.
 import argparse
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,16 +16,20 @@ import numpy as np
 from proto.canonical import PeerID
 from proto.errors import MessageRefused
 from secagg.interface import Job, Tell
-from secagg.ring import CHUNK
-from swarm.attacks import ATTACKS, Attack, World, attack_named, bent_sum
+from secagg.ring import CHUNK, Encoder
+from swarm.attacks import ATTACKS, CHAIN_ATTACKS, Attack, World, attack_named, bent_sum, order_known
 from swarm.cli import common, taking_part
 from swarm.cli.peer import EXAMPLES, peer
 from swarm.compute import Compute
-from swarm.effects import Effect, Work
-from swarm.order import DataView, Order, draw_order
+from swarm.effects import Again, Effect, Recompute, TrainChains, Work
+from swarm.order import DataView, Order
 from swarm.peer import Peer
+from swarm.shards.boundary import decode, encode
+from swarm.shards.compute import ShardCompute
 from swarm.snapshot import Snapshot
 from swarm.work import SliceResult, Trainer
+from verify.chains import EVALUATED, Counted
+from verify.commitment import MAX_SLICES
 from verify.record import History
 from verify.statement import sign
 
@@ -46,6 +50,55 @@ class BentTrainer(Trainer):
             yield replace(done, encoded=self._attack.slice(done.encoded, index))
 
 
+class BentEncoder:
+    """An encoder of slices in an attacker's hands."""
+
+    def __init__(self, honest: Encoder, attack: Attack) -> None:
+        self._honest, self._attack = honest, attack
+
+    def encode(self, gradient: np.ndarray, number: int) -> np.ndarray:
+        """See Encoder."""
+        return self._attack.slice(self._honest.encode(gradient, number), number % MAX_SLICES)
+
+
+class BentShard(ShardCompute):
+    """A chain member's computing in an attacker's hands: what it sends and commits to is bent."""
+
+    def __init__(self, honest: ShardCompute, attack: Attack, own: Callable[[], Order]) -> None:
+        self.__dict__.update(honest.__dict__)  # the same model and thread
+        self._attack, self._own = attack, own
+
+    async def microbatch(self, chain: int, number: int, backward: bool, tensor: bytes | None) -> bytes:
+        """See ShardCompute."""
+        made = await super().microbatch(chain, number, backward, tensor)
+        if not made or number < EVALUATED * len(self.batches):
+            return made
+        codec, shape = self._manifest.model.boundary, self._shape(self.batches[number % len(self.batches)])
+        bent = self._attack.tensor("backward" if backward else "forward", decode(made, codec, shape))
+        return encode(bent, codec)
+
+    async def finish(self, counted: Sequence[Counted], chains: Sequence[tuple[bytes, ...]]) -> Work:
+        """See ShardCompute."""
+        work = await super().finish(counted, chains)
+        return replace(work, update=self._attack.sent(work.update, work.weight)) if work.weight else work
+
+    async def again(self, asked: Recompute) -> Again:
+        """See ShardCompute."""
+        if self._attack.lazy:
+            return Again(np.zeros(self.layout.size, self._manifest.ring.dtype))
+        return await super().again(asked)
+
+    def _begin(self, effect: TrainChains) -> None:
+        super()._begin(effect)
+        self._now.encoder = BentEncoder(self._now.encoder, self._attack)  # type: ignore[assignment]
+
+    def _tokens(self, place: tuple[int, int]) -> np.ndarray:
+        chain, index = place
+        drawn = replace(self._own(), slices=(self._now.effect.slices[chain][index],))
+        (chosen,) = self._attack.order(drawn).slices
+        return self._attack.text(self._dataset.sequences[list(chosen)])
+
+
 class Attacker(Peer):
     """A peer that attacks as `kind` says."""
 
@@ -55,7 +108,10 @@ class Attacker(Peer):
     async def _prepare(self, history: History, attempt: int) -> None:
         await super()._prepare(history, attempt)
         attack = self.attack = self.kind(self._world())
-        self._bend(self.compute, attack)
+        if isinstance(self.compute, ShardCompute):
+            self._holding.bend(BentShard(self.compute, attack, lambda: self._order_of(self.me)))
+        else:
+            self._bend(self.compute, attack)
 
     def _bend(self, compute: Compute, attack: Attack) -> None:
         compute._trainer = BentTrainer(compute._trainer, attack)
@@ -83,17 +139,16 @@ class Attacker(Peer):
             bound=manifest.ring.bound(manifest.aggregation.sanity_rms),
             counts=layout.counts,
             chunk=CHUNK,
-            vocabulary=self.compute._trainer.vocabulary,
+            vocabulary=self.compute.vocabulary,
             tolerance=manifest.verification.tolerance,
             sign=lambda message: sign(self.identity, message),
             members=lambda: self.machine.history.members,
             order_of=self._order_of,
+            codec=manifest.model.boundary,
         )
 
     def _order_of(self, other: PeerID) -> Order:
-        machine = self.machine
-        view = DataView(machine.data.count, machine.data.root)
-        return draw_order(machine.history, machine.attempt, other, view, self.manifest.work)
+        return order_known(self.machine, other)
 
     def _carry_out(self, effect: Effect) -> None:
         session = self.machine.session
@@ -122,7 +177,7 @@ class Attacker(Peer):
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: `--attack NAME`, and the options of swarm-peer."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--attack", required=True, help=", ".join(ATTACKS))
+    parser.add_argument("--attack", required=True, help=", ".join([*ATTACKS, *CHAIN_ATTACKS]))
     given, others = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     sys.argv[1:] = others
     kind = attack_named(given.attack)

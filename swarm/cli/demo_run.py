@@ -133,6 +133,19 @@ def check_attack(plan: Plan) -> None:
         )
 
 
+def check_attacked_shards(plan: Plan, shards: int) -> None:
+    """Raises BadArgument for an attack on chains that there are not, or on cells too small to ban anybody."""
+    from swarm.attacks import CHAIN_ATTACKS
+
+    if plan.attack in CHAIN_ATTACKS and shards == 1:
+        raise BadArgument(f"--attack {plan.attack}: it is of a member of a chain; give --shards 2 --peers 8")
+    if plan.attackers and plan.peers < SECURE_PEERS * shards:
+        raise BadArgument(
+            f"--attackers with {shards} shards: a cell of fewer than {SECURE_PEERS} bans nobody; give "
+            f"--peers {SECURE_PEERS * shards} or more"
+        )
+
+
 def prepare_folder(out: Path) -> None:
     """An empty folder, or an earlier demo's, which is cleared but for its cache. Raises CannotWrite."""
     try:
@@ -200,8 +213,7 @@ def _found(plan: Plan) -> tuple[History, Manifest]:
     path = plan.out / "run.toml"
     path.write_text(manifest_text(plan, [key.peer_id for key in keys[1 : plan.peers]]))
     manifest, _ = load_manifest(path)
-    if plan.attackers and manifest.model.shards > 1:
-        raise BadArgument("--attackers: attacks on a model in shards are not there yet; leave it out")
+    check_attacked_shards(plan, manifest.model.shards)
     from swarm.genesis import found  # imports torch
 
     founded = found(path, keys[0], plan.state(0))

@@ -75,6 +75,11 @@ class ShardCompute(Compute):
         return self._stage.layout
 
     @property
+    def vocabulary(self) -> int:
+        """Token ids of the model."""
+        return self._stage.vocabulary
+
+    @property
     def batches(self) -> tuple[range, ...]:
         """The rows of a slice's microbatches."""
         manifest = self._manifest

@@ -6,7 +6,15 @@ import pytest
 
 from swarm.attacks import UnknownAttack
 from swarm.cli.common import BadArgument
-from swarm.cli.demo_run import Course, Plan, check_attack, check_shards, manifest_text, shard_lines
+from swarm.cli.demo_run import (
+    Course,
+    Plan,
+    check_attack,
+    check_attacked_shards,
+    check_shards,
+    manifest_text,
+    shard_lines,
+)
 from swarm.cli.demo_swarm import DemoFailed
 from swarm.cli.view import View, sentence
 from swarm.manifest import Manifest, ManifestRefused, parse_manifest
@@ -37,6 +45,15 @@ def test_attackers_and_their_attack_are_given_together() -> None:
 def test_an_unknown_attack_is_refused_with_all_names() -> None:
     with pytest.raises(UnknownAttack, match=r"'sign-flip'; name one of sign_flip, .*, false_accusation"):
         check_attack(plan(4, 1, "sign-flip"))
+
+
+def test_an_attack_on_chains_needs_shards_and_shards_need_cells_that_can_ban() -> None:
+    with pytest.raises(BadArgument, match="give --shards 2 --peers 8"):
+        check_attacked_shards(plan(4, 1, "wrong_activations"), 1)
+    with pytest.raises(BadArgument, match="give --peers 8 or more"):
+        check_attacked_shards(plan(6, 1, "sign_flip"), 2)
+    check_attacked_shards(plan(8, 1, "wrong_activations"), 2)
+    check_attacked_shards(plan(4, 1, "sign_flip"), 1)
 
 
 @pytest.mark.parametrize(("peers", "attackers"), [(3, 1), (4, 2), (7, 2), (8, 3)])

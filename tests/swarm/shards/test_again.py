@@ -1,15 +1,21 @@
 """A chain member's slice computed again by another peer of its shard: the same bits, and lies that show."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from proto.canonical import PeerID
+from swarm.attacks import World, attack_named
 from swarm.attempt import start_work
+from swarm.cli.attacker import BentShard
 from swarm.data import load_dataset
 from swarm.effects import Again, Recompute, TrainChains, Work
 from swarm.genesis import read_genesis
@@ -24,6 +30,8 @@ from verify.opened import SENT_TOLERANCE, Key, Tensors
 from verify.record import History
 
 LENGTH = 32
+UNUSED: dict[str, Any] = dict.fromkeys(("sign", "members", "order_of"))
+"""Of a World, by attacks that only compute."""
 
 
 @dataclass
@@ -43,7 +51,15 @@ class Passing:
 
 @pytest.fixture(scope="module")
 def passing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passing]:
-    folder = tmp_path_factory.mktemp("again")
+    with passed(tmp_path_factory.mktemp("again")) as one:
+        yield one
+
+
+@contextmanager
+def passed(
+    folder: Path, bend: Callable[[ShardCompute], ShardCompute] = lambda honest: honest
+) -> Iterator[Passing]:
+    """`bend`: what takes the place of each shard's computing."""
     threads = torch.get_num_threads()
     text = folder / "text.txt"
     write_text(text)
@@ -55,7 +71,7 @@ def passing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passing]:
     history = replace(history, roster=roster)
     dataset = load_dataset(manifest, path=text, cache=folder / "cache")
     snapshots = folder / "state" / "runs" / made.run.hex() / "snapshots"
-    stages = [ShardCompute(manifest, dataset, snapshots, shard) for shard in range(2)]
+    stages = [bend(ShardCompute(manifest, dataset, snapshots, shard)) for shard in range(2)]
     yield asyncio.run(_pass(history, stages, others, DataView(len(dataset.sequences)), manifest.work))
     for stage in stages:
         stage.close()
@@ -96,6 +112,29 @@ def test_a_slice_computed_again_has_the_same_bits_and_sends_the_same(passing: Pa
     assert found.encoded is not None
     assert np.array_equal(found.encoded, passing.works[shard].own.encoded(0))
     assert set(found.apart.values()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("attack", "shard", "apart", "committed", "sent"),
+    [("wrong_activations", 0, 2.0, True, True), ("sign_flip", 1, 0.0, False, False)],
+)
+def test_what_an_attacker_bends_a_checker_finds(
+    tmp_path: Path, attack: str, shard: int, apart: float, committed: bool, sent: bool
+) -> None:
+    world = World(PeerID("liar"), np.dtype("<i2"), 100, 1e9, np.zeros(0), 1, 1, 1, **UNUSED)
+
+    def bend(honest: ShardCompute) -> ShardCompute:
+        own = partial(Order, b"", 1, 0, shard, b"", ((0,),), bytes(32))
+        return BentShard(honest, attack_named(attack)(world), own) if honest.shard == shard else honest
+
+    with passed(tmp_path, bend) as bent:
+        found, work = bent.again(shard), bent.works[shard]
+        assert found.encoded is not None
+        assert found.apart["forward" if shard == 0 else "backward", 0] == pytest.approx(apart, abs=1e-3)
+        assert np.array_equal(found.encoded, work.own.encoded(0)) is committed
+        assert np.array_equal(found.encoded, work.update) is sent
+        other = bent.again(1 - shard)  # of what came to it, the neighbour made what it should
+        assert set(other.apart.values()) == {0.0}
 
 
 @pytest.mark.parametrize("shard", [0, 1])
