@@ -125,9 +125,9 @@ def links(slices: int) -> dict[str, float]:
         table = own_model(Path(folder), layers=2, width=64, heads=1, inner=8, vocabulary=16)
         for codec in CODECS:
             progress(f"shards: a link of 10 MB/s and 20 ms, {codec}")
-            work = Work(slices=slices, sequences_per_slice=1024, window_seconds=WINDOW)
+            work = Work(slices=slices, sequences_per_slice=256, window_seconds=WINDOW)
             cut = table.model_copy(update={"boundary": codec})
-            task = Task(manifest_of(cut, 2, work, 8))
+            task = Task(manifest_of(cut, 2, work, 32))
             limit = task.link_seconds(LINK.rate)
             for name, link in (("link", LINK), ("loopback", None)):
                 with Chained(task, link) as chain:

@@ -95,11 +95,6 @@ class Holding:
             self._moved,
         )
 
-    def bend(self, compute: ShardCompute) -> None:
-        """Compute by this from now on: an attacker's way in, for tests of a swarm."""
-        assert self.chains is not None
-        self.compute = self.chains.compute = compute
-
     def better(self, history: History) -> int | None:
         """The shard that this member should move to, if that is worth it."""
         if self.chains is None or self._me not in history.roster:

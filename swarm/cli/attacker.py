@@ -108,8 +108,10 @@ class Attacker(Peer):
     async def _prepare(self, history: History, attempt: int) -> None:
         await super()._prepare(history, attempt)
         attack = self.attack = self.kind(self._world())
-        if isinstance(self.compute, ShardCompute):
-            self._holding.bend(BentShard(self.compute, attack, lambda: self._order_of(self.me)))
+        holding = self._holding
+        if isinstance(holding.compute, ShardCompute) and holding.chains is not None:
+            bent = BentShard(holding.compute, attack, lambda: self._order_of(self.me))
+            holding.compute = holding.chains.compute = bent
         else:
             self._bend(self.compute, attack)
 
