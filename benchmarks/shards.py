@@ -47,7 +47,7 @@ NOTES = (
     "more than it costs peers. core_ratio_* is for that.",
     "Link: 10 MB/s and 20 ms each way by benchmarks.shaping, two stages of one layer, 64 wide, microbatches "
     "of 8,192 tokens; the limit is activation bytes over the rate, without frames, TLS and the last one's "
-    "way back.",
+    "way back. loopback_ratio_*: the same without the link: near 1, the machine is as narrow as the link.",
     "lost_or_doubled: whole peers, killed with SIGKILL and started again, one after the other; records, "
     "certificates, and every round computed again in one process: its snapshots must have the records' "
     "hashes.",
