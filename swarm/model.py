@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from transformers import OPTConfig, OPTForCausalLM
 
 from proto.errors import SwarmError
@@ -146,3 +147,15 @@ def source_refused(table: Model, error: Exception) -> ModelRefused:
         f"model.source = {table.source!r} is no OPT model that loads here ({reason}); "
         "give a folder that `save_pretrained` wrote, or a preset"
     )
+
+
+def summed_loss(logits: torch.Tensor, wanted: torch.Tensor, signs: np.ndarray | None = None) -> torch.Tensor:
+    """Nats of all tokens together. `logits`: [rows, length, vocabulary]; `wanted`: token ids [rows, length].
+
+    `signs`, float32 [rows]: how each row counts instead.
+    """
+    flat, targets = logits.flatten(0, 1), wanted.flatten()
+    if signs is None:
+        return F.cross_entropy(flat, targets, reduction="sum")
+    each = F.cross_entropy(flat, targets, reduction="none").view_as(wanted).sum(1)
+    return (each * torch.from_numpy(signs).to(logits.device)).sum()

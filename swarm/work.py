@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers import OPTForCausalLM
 
 from secagg.ring import Encoder, Ring
 from swarm.layout import Layout
-from swarm.model import bind_gradients, layout_of, load_vector
+from swarm.model import bind_gradients, layout_of, load_vector, summed_loss
 from swarm.order import Order, trial_signs
 from swarm.sizes import rows_at_once
 from swarm.snapshot import Snapshot
@@ -92,12 +91,8 @@ class Trainer:
         for at in range(0, len(sequences), rows):
             batch = torch.from_numpy(sequences[at : at + rows].astype(np.int64)).to(self._device)
             logits = self._model(input_ids=batch[:, :-1], use_cache=False).logits
-            flat, wanted = logits.flatten(0, 1), batch[:, 1:].flatten()
-            if signs is None:
-                loss = F.cross_entropy(flat, wanted, reduction="sum") / tokens
-            else:
-                each = F.cross_entropy(flat, wanted, reduction="none").view(len(batch), length).sum(1)
-                loss = (each * torch.from_numpy(signs[at : at + rows]).to(self._device)).sum() / tokens
+            here = None if signs is None else signs[at : at + rows]
+            loss = summed_loss(logits, batch[:, 1:], here) / tokens
             if backward:
                 loss.backward()
             total += loss.item()

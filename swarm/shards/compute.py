@@ -230,19 +230,16 @@ class ShardCompute(Compute):
         shape = len(tokens), tokens.shape[1] - 1, self._stage.width
         signs, batches = trial_signs(len(tokens)), microbatches(*shape[:2], self._stage.vocabulary)
         work = Slice(tuple(range(len(batches))), shape[0] * shape[1])
-        x = (
-            np.ascontiguousarray(tokens[:, :-1])
-            if cut.first
-            else trial_hidden(order, index, "forward", shape)
-        )
+        inputs, wanted = np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
+        came = inputs if cut.first else trial_hidden(order, index, "forward", shape)
+        back = wanted if cut.last else trial_hidden(order, index, "backward", shape)
         for at, rows in enumerate(batches):
             here = slice(rows.start, rows.stop)
             if cut.last:
-                wanted = np.ascontiguousarray(tokens[here, 1:])
-                self._stage.turn(work, at, x[here], wanted, signs[here])
+                self._stage.turn(work, at, came[here], back[here], signs[here])
             else:
-                self._stage.forward(work, at, x[here])
-                self._stage.backward(work, at, trial_hidden(order, index, "backward", shape)[here])
+                self._stage.forward(work, at, came[here])
+                self._stage.backward(work, at, back[here])
         return self._encode_again(work, order, index, snapshot)
 
     def _encode_again(self, work: Slice, order: Order, index: int, snapshot: Snapshot) -> np.ndarray:

@@ -23,11 +23,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from proto.errors import SwarmError
 from swarm.layout import Layout
-from swarm.model import layout_of, load_vector
+from swarm.model import layout_of, load_vector, summed_loss
 from swarm.shards.slicing import Shard, VectorRefused
 from swarm.sizes import rows_at_once
 
@@ -267,11 +266,7 @@ class Stage:
     def _loss(
         self, hidden: torch.Tensor, wanted: torch.Tensor, signs: np.ndarray | None = None
     ) -> torch.Tensor:
-        flat, targets = self._shard(hidden).flatten(0, 1), wanted.flatten()
-        if signs is None:
-            return F.cross_entropy(flat, targets, reduction="sum")
-        rows = F.cross_entropy(flat, targets, reduction="none").view_as(wanted).sum(1)
-        return (rows * torch.from_numpy(signs).to(self._device)).sum()
+        return summed_loss(self._shard(hidden), wanted, signs)
 
     def _ahead(self, work: Slice, microbatch: int, x: torch.Tensor, rows: slice) -> torch.Tensor:
         """Some rows forward, with what lies between kept if it fits."""
