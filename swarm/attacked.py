@@ -71,14 +71,10 @@ class AttackedSwarm(VirtualSwarm):
             tolerance=self.manifest.verification.tolerance,
             sign=lambda message: sign(self.peers[me].identity, message),
             members=lambda: self.machine(me).history.members,
-            order_of=lambda peer: self.order_of(me, peer),
+            order_of=lambda peer: order_known(self.machine(me), peer),
             friends=friends,
             codec=self.manifest.model.boundary,
         )
-
-    def order_of(self, me: PeerID, peer: PeerID) -> Order:
-        """What was drawn for `peer`, as `me` knows it; of several shards, the slices of some chain."""
-        return order_known(self.machine(me), peer)
 
     def bans(self) -> Mapping[PeerID, Ban]:
         """Whom the honest peers refuse, as the first of them has it."""
@@ -117,8 +113,7 @@ class AttackedSwarm(VirtualSwarm):
             return sequences
         if type(attack).text is not Attack.text:
             return tuple(index + 1 for index in sequences)
-        drawn = replace(self.order_of(me, me), slices=(sequences,))
-        return attack.order(drawn).slices[0]
+        return attack.sequences(sequences)
 
     def chain_tensor(self, me: PeerID, way: Direction, made: np.ndarray) -> np.ndarray:
         """What a chain member sends."""

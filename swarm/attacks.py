@@ -118,6 +118,11 @@ class Attack:
         """What is computed instead of `drawn`; it is `drawn` that is committed to."""
         return drawn
 
+    def sequences(self, drawn: tuple[int, ...]) -> tuple[int, ...]:
+        """What a chain member computes in place of a slice's sequences."""
+        own = self.world.order_of(self.world.me)
+        return self.order(replace(own, slices=(drawn,))).slices[0]
+
     def text(self, chosen: np.ndarray) -> np.ndarray:
         """A slice's token ids, int32 [sequences, length]."""
         return chosen

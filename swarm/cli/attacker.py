@@ -8,7 +8,7 @@ committed to.
 import argparse
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -64,9 +64,9 @@ class BentEncoder:
 class BentShard(ShardCompute):
     """A chain member's computing in an attacker's hands: what it sends and commits to is bent."""
 
-    def __init__(self, honest: ShardCompute, attack: Attack, own: Callable[[], Order]) -> None:
+    def __init__(self, honest: ShardCompute, attack: Attack) -> None:
         self.__dict__.update(honest.__dict__)  # the same model and thread
-        self._attack, self._own = attack, own
+        self._attack = attack
 
     async def microbatch(self, chain: int, number: int, backward: bool, tensor: bytes | None) -> bytes:
         """See ShardCompute."""
@@ -94,8 +94,7 @@ class BentShard(ShardCompute):
 
     def _tokens(self, place: tuple[int, int]) -> np.ndarray:
         chain, index = place
-        drawn = replace(self._own(), slices=(self._now.effect.slices[chain][index],))
-        (chosen,) = self._attack.order(drawn).slices
+        chosen = self._attack.sequences(self._now.effect.slices[chain][index])
         return self._attack.text(self._dataset.sequences[list(chosen)])
 
 
@@ -110,8 +109,7 @@ class Attacker(Peer):
         attack = self.attack = self.kind(self._world())
         holding = self._holding
         if isinstance(holding.compute, ShardCompute) and holding.chains is not None:
-            bent = BentShard(holding.compute, attack, lambda: self._order_of(self.me))
-            holding.compute = holding.chains.compute = bent
+            holding.compute = holding.chains.compute = BentShard(holding.compute, attack)
         else:
             self._bend(self.compute, attack)
 
@@ -145,12 +143,9 @@ class Attacker(Peer):
             tolerance=manifest.verification.tolerance,
             sign=lambda message: sign(self.identity, message),
             members=lambda: self.machine.history.members,
-            order_of=self._order_of,
+            order_of=lambda peer: order_known(self.machine, peer),
             codec=manifest.model.boundary,
         )
-
-    def _order_of(self, other: PeerID) -> Order:
-        return order_known(self.machine, other)
 
     def _carry_out(self, effect: Effect) -> None:
         session = self.machine.session

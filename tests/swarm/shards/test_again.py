@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from verify.opened import SENT_TOLERANCE, Key, Tensors
 from verify.record import History
 
 LENGTH = 32
-UNUSED: dict[str, Any] = dict.fromkeys(("sign", "members", "order_of"))
+UNUSED: dict[str, Any] = dict.fromkeys(("sign", "members"))
 """Of a World, by attacks that only compute."""
 
 
@@ -121,11 +120,13 @@ def test_a_slice_computed_again_has_the_same_bits_and_sends_the_same(passing: Pa
 def test_what_an_attacker_bends_a_checker_finds(
     tmp_path: Path, attack: str, shard: int, apart: float, committed: bool, sent: bool
 ) -> None:
-    world = World(PeerID("liar"), np.dtype("<i2"), 100, 1e9, np.zeros(0), 1, 1, 1, **UNUSED)
+    own = Order(b"", 1, 0, shard, b"", ((0,),), bytes(32))
+    world = World(
+        PeerID("liar"), np.dtype("<i2"), 100, 1e9, np.zeros(0), 1, 1, 1, order_of=lambda _: own, **UNUSED
+    )
 
     def bend(honest: ShardCompute) -> ShardCompute:
-        own = partial(Order, b"", 1, 0, shard, b"", ((0,),), bytes(32))
-        return BentShard(honest, attack_named(attack)(world), own) if honest.shard == shard else honest
+        return BentShard(honest, attack_named(attack)(world)) if honest.shard == shard else honest
 
     with passed(tmp_path, bend) as bent:
         found, work = bent.again(shard), bent.works[shard]
