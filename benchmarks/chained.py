@@ -32,7 +32,7 @@ from proto.canonical import Message
 from swarm.chains import ChainRunner
 from swarm.data import GPT2_EOS, Dataset
 from swarm.effects import TrainChains
-from swarm.manifest import Manifest, Model
+from swarm.manifest import Aggregation, Data, Manifest, Model, Run, Work
 from swarm.model import NO_CHANCE, bind_gradients, layout_of, load_vector
 from swarm.net.members import MembersClient, MembersServer
 from swarm.net.peer_record import PeerRecord
@@ -342,13 +342,10 @@ class Member:
         await compute.begin(effect)
         found: dict[str, list[float]] = {"evaluated": [], "forward": [], "backward": []}
         chance, last = np.random.default_rng(0), self._shard == manifest.model.shards - 1
+        width = untied(manifest.model).hidden_size
         count = len(compute.batches)
         for number in range((manifest.work.slices + EVALUATED) * count):
-            shape = (
-                len(compute.batches[number % count]),
-                self._task.length,
-                untied(manifest.model).hidden_size,
-            )
+            shape = len(compute.batches[number % count]), self._task.length, width
             tensor = encode(chance.normal(size=shape).astype(np.float32) / 100, manifest.model.boundary)
             for backward in (True,) if last else (False, True):
                 given = None if self._shard == 0 and not backward else tensor
@@ -427,6 +424,17 @@ def pin(cores: Sequence[int]) -> None:
     """To these cores alone, where the system can."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
+
+
+def manifest_of(table: Model, count: int, work: Work, length: int) -> Manifest:
+    """Peers in a clear run of `count` shards; `length`: predicted tokens of a sequence."""
+    return Manifest(
+        run=Run(min_peers=count),
+        model=table.model_copy(update={"shards": count}),
+        data=Data(sequence_length=length + 1),
+        work=work,
+        aggregation=Aggregation(mode="plain"),
+    )
 
 
 def own_model(folder: Path, *, layers: int, width: int, heads: int, inner: int, vocabulary: int) -> Model:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.chained import WINDOW, Chained, Task, Timed, own_model
+from benchmarks.chained import WINDOW, Chained, Task, Timed, manifest_of, own_model
 from benchmarks.dtfm import evolve, problem
 from benchmarks.report import Report, command_line, progress
 from benchmarks.shaping import LINKS, Link
-from benchmarks.shards import CODECS, manifest_of
+from benchmarks.shards import CODECS
 from swarm.energy.grid import grid_of
 from swarm.manifest import Work
 from swarm.plan.cost import Job, World
@@ -60,8 +60,8 @@ NOTES = (
     "simulation_error: the worse of two codecs, medians, in either direction. 4 peers in 2 shards, which is "
     "two chains at a time (benchmarks.chained), links of 1 MB/s and 100 ms each way (benchmarks.shaping); "
     "predicted by swarm.simulation from each stage's seconds for a microbatch, alone, and from the link.",
-    "simulation_error_10MBs_*: at 10 MB/s and 20 ms four peers and the relay want more than two cores: TLS, "
-    "gRPC and hashing take about as much of them as the stages, and the simulator gives each device its own.",
+    "simulation_error_10MBs_*: at 10 MB/s and 20 ms the stages of four peers and the relay want more than "
+    "two cores, and the simulator gives each device its own.",
 )
 
 

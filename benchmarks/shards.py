@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 
 from benchmarks import shard_memory
-from benchmarks.chained import LENGTH, WINDOW, BareLoop, Chained, Task, Trained, own_model
+from benchmarks.chained import LENGTH, WINDOW, BareLoop, Chained, Task, Trained, manifest_of, own_model
 from benchmarks.report import Report, Row, command_line, progress, ratio
-from benchmarks.shaping import Link
+from benchmarks.shaping import LINKS
 from benchmarks.shard_codecs import boundary_figures
 from benchmarks.shard_kills import demo
 from benchmarks.shard_parity import compare
-from swarm.manifest import Aggregation, Data, Manifest, Model, Run, Work
+from swarm.manifest import Model, Work
 from swarm.shards.boundary import Codec
 from swarm.shards.slicing import shard_sizes
 
@@ -36,7 +36,7 @@ GOALS = {
     "lost_or_doubled": ("==", 0.0),
     "loss_gap": ("<=", 0.005),
 }
-LINK = Link(0.02, 10e6)
+LINK = LINKS["10MBs"]
 CODECS: tuple[Codec, ...] = ("fp16", "int8")
 NOTES = (
     "Peers: one a shard, pinned; neighbours share a core where there are fewer cores than shards. With 2 "
@@ -187,16 +187,6 @@ def memory(preset: str, count: int) -> dict[str, float]:
         figures[f"{name}_bytes"] = float(shard_memory.measure(preset, count, index))
         figures[f"{name}_over_share"] = figures[f"{name}_bytes"] / (4 * size.parameters)
     return figures
-
-
-def manifest_of(table: Model, count: int, work: Work, length: int) -> Manifest:
-    return Manifest(
-        run=Run(min_peers=count),
-        model=table.model_copy(update={"shards": count}),
-        data=Data(sequence_length=length + 1),
-        work=work,
-        aggregation=Aggregation(mode="plain"),
-    )
 
 
 def name_of(preset: str) -> str:
