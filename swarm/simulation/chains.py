@@ -119,6 +119,4 @@ def handshake_seconds(latency: np.ndarray) -> np.ndarray:
     Each stage asks the next one whether it is there, and in the end where it stands, and is answered; the
     certificate is sent once. Counted in real chains of two, three and four stages.
     """
-    if not latency.shape[-1]:
-        return np.zeros(latency.shape[:-1])
-    return np.asarray(4 * latency.sum(-1) + latency.max(-1))
+    return np.asarray(4 * latency.sum(-1) + latency.max(-1, initial=0.0))

@@ -73,10 +73,9 @@ def exchange_seconds(cell: Cell) -> dict[str, float]:
     """Seconds of each phase after the window, while nobody is lost."""
     millions, others = cell.parameters / 1e6, cell.members - 1
     own = {"meet": cell.fixed, "mask": others * millions * cell.masking, "apply": millions * cell.outer}
-    found = {phase: own.get(phase, 0.0) for phase in EXCHANGE}
     if not others:
-        return found
-    network = {
-        phase: phase_times()[phase].seconds(cell.members, cell.latency, cell.vector) for phase in EXCHANGE
+        return {phase: own.get(phase, 0.0) for phase in EXCHANGE}
+    return {
+        phase: phase_times()[phase].seconds(cell.members, cell.latency, cell.vector) + own.get(phase, 0.0)
+        for phase in EXCHANGE
     }
-    return {phase: seconds + network[phase] for phase, seconds in found.items()}

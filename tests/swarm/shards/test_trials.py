@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,11 +22,18 @@ from verify.sketch import agree, sketch
 
 NEW = Identity.from_seed(bytes(32)).peer_id
 SLICES = 3
-Make = Callable[[int], ShardCompute]
+Trials = tuple[Callable[[int], ShardCompute], Callable[[int], Order]]
+
+
+def computed(machine: ShardCompute, order: Order, index: int) -> np.ndarray:
+    """What a member gets for a slice of a trial."""
+    found = asyncio.run(machine.again(Recompute(0, order, index, None, DataView(0)))).encoded
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Make, Callable[[int], Order]]]:
+def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
     """What makes a machine that holds a shard; and what is a newcomer's trial for one."""
     folder: Path = tmp_path_factory.mktemp("trials")
     threads = torch.get_num_threads()
@@ -49,53 +57,41 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Make, Callabl
 
 
 @pytest.mark.parametrize("shard", [0, 1])
-def test_a_member_finds_what_the_newcomer_sketched_and_no_other_slice_of_it(
-    at: tuple[Make, Callable[[int], Order]], shard: int
-) -> None:
+def test_a_member_finds_what_the_newcomer_sketched_and_no_other_slice_of_it(at: Trials, shard: int) -> None:
     make, trial_of = at
     order = trial_of(shard)
     told = asyncio.run(make(shard).trial(order))
     member = make(shard)
     for index in range(SLICES):
-        again = asyncio.run(member.again(Recompute(0, order, index, None, DataView(0))))
-        assert again.encoded is not None
-        assert agree(sketch(again.encoded, sketch_seed(order.seed, index)), told[index])
-        other = sketch(again.encoded, sketch_seed(order.seed, (index + 1) % SLICES))
+        encoded = computed(member, order, index)
+        assert agree(sketch(encoded, sketch_seed(order.seed, index)), told[index])
+        other = sketch(encoded, sketch_seed(order.seed, (index + 1) % SLICES))
         assert not agree(other, told[(index + 1) % SLICES])
 
 
 @pytest.mark.parametrize("shard", [0, 1])
-def test_another_newcomers_trial_does_not_pass_for_ones_own(
-    at: tuple[Make, Callable[[int], Order]], shard: int
-) -> None:
+def test_another_newcomers_trial_does_not_pass_for_ones_own(at: Trials, shard: int) -> None:
     make, trial_of = at
     own = trial_of(shard)
     other = replace(own, seed=bytes(32))
     machine = make(shard)
     for index in range(SLICES):
-        mine, theirs = (
-            asyncio.run(machine.again(Recompute(0, order, index, None, DataView(0)))).encoded
-            for order in (own, other)
-        )
-        assert mine is not None
-        assert theirs is not None
+        mine, theirs = (computed(machine, order, index) for order in (own, other))
         seed = sketch_seed(own.seed, index)
         assert not agree(sketch(mine, seed), sketch(theirs, seed))
 
 
-def test_rounding_alone_is_not_what_a_trial_shows(at: tuple[Make, Callable[[int], Order]]) -> None:
+def test_rounding_alone_is_not_what_a_trial_shows(at: Trials) -> None:
     """Elements that are nothing but dither would be known without computing anything."""
     make, trial_of = at
     for shard in (0, 1):
-        order = trial_of(shard)
-        encoded = asyncio.run(make(shard).again(Recompute(0, order, 0, None, DataView(0)))).encoded
-        assert encoded is not None
+        encoded = computed(make(shard), trial_of(shard), 0)
         touched = encoded[encoded != 0].astype(float)  # token ids that no text has stay at zero
         assert len(touched) > 40_000  # a layer of `tiny` has 50,000
         assert abs(touched).mean() > 4
 
 
-def test_who_holds_another_shard_refuses(at: tuple[Make, Callable[[int], Order]]) -> None:
+def test_who_holds_another_shard_refuses(at: Trials) -> None:
     make, trial_of = at
     with pytest.raises(BoundaryRefused, match="shard 1; this peer holds shard 0"):
-        asyncio.run(make(0).again(Recompute(0, trial_of(1), 0, None, DataView(0))))
+        computed(make(0), trial_of(1), 0)
